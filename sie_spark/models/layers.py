@@ -1,0 +1,158 @@
+"""Building blocks that the CTR models share: one table for all fields, crosses, FM, attention, a bias.
+
+They exist apart from the models because the gradient engine states an exact per-sample rule for each
+block that owns parameters; everything else here is composed of ordinary torch layers on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FM", "Bias", "CrossV1", "CrossV2", "FieldEmbedding", "MultiHeadAttention"]
+
+
+class FieldEmbedding(nn.Module):
+    """One embedding table for every categorical field, so that a row costs one gather.
+
+    Field f owns the rows ``offsets[f] .. offsets[f] + sizes[f] - 1`` of the table.
+
+    Args:
+        sizes: rows of each field, each at least 1.
+        dim: embedding width d.
+        sparse: sparse gradients for the table (``nn.Embedding(sparse=True)``).
+
+    Shapes: ``cat`` int64 [N, F], each value in ``[0, sizes[f])`` -> float [N, F, d].
+
+    Raises:
+        ValueError: no field, a field without rows, or a batch with another number of fields.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, sizes: Sequence[int], dim: int, *, sparse: bool = False) -> None:
+        super().__init__()
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"FieldEmbedding needs at least one row a field, got sizes={list(sizes)}")
+        starts = [sum(sizes[:f]) for f in range(len(sizes))]
+        self.register_buffer("offsets", torch.tensor(starts, dtype=torch.int64))
+        self.table = nn.Embedding(sum(sizes), dim, sparse=sparse)
+
+    def forward(self, cat: Tensor) -> Tensor:
+        if cat.shape[-1] != self.offsets.numel():
+            raise ValueError(
+                f"FieldEmbedding has {self.offsets.numel()} fields, the batch has {cat.shape[-1]}: "
+                "encode the batch with the encoder that this model was built from"
+            )
+        return cast(Tensor, self.table(cat + self.offsets))
+
+
+class CrossV1(nn.Module):
+    """Cross layer of DCN: ``x0 (x . weight) + bias + x`` (Wang et al. 2017).
+
+    Shapes: x0, x float [N, d] -> [N, d]; parameters ``weight`` [d], ``bias`` [d].
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim).uniform_(-1.0, 1.0) / math.sqrt(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x0: Tensor, x: Tensor) -> Tensor:
+        return torch.addcmul(x + self.bias, x0, (x @ self.weight).unsqueeze(-1))
+
+
+class CrossV2(nn.Module):
+    """Cross layer of DCN-v2: ``x0 * (W x + b) + x`` (Wang et al. 2021). Shapes: x0, x [N, d] -> [N, d]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim)
+
+    def forward(self, x0: Tensor, x: Tensor) -> Tensor:
+        return torch.addcmul(x, x0, self.linear(x))
+
+
+class FM(nn.Module):
+    """Second-order factorisation machine, all pairs in O(F d) (Rendle 2010). Shape: [N, F, d] -> [N].
+
+    It owns no parameter: the factors are the embedding rows it is given.
+    """
+
+    def forward(self, factors: Tensor) -> Tensor:
+        square_of_sum = factors.sum(dim=1).square()
+        sum_of_square = factors.square().sum(dim=1)
+        return 0.5 * (square_of_sum - sum_of_square).sum(dim=-1)
+
+
+class Bias(nn.Module):
+    """A learned constant added to ``n`` logits: [N, n] -> [N, n], and [N] -> [N] when n is 1."""
+
+    def __init__(self, n: int = 1) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(n))
+
+    def forward(self, logit: Tensor) -> Tensor:
+        return logit + self.bias
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention built of four ``nn.Linear`` (Vaswani et al. 2017).
+
+    ``nn.MultiheadAttention`` calls its projections past module hooks, so no per-sample rule can see
+    them; here every weight lives in a layer that is called.
+
+    Shapes: query [N, Q, dim], key and value [N, K, dim]; ``mask`` bool [N, K], True where a position
+    may be attended to (a row with none attends to nothing) -> [N, Q, dim]. ``attend`` also
+    returns the attention [N, heads, Q, K].
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of ``heads``.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"attention width {dim} is not a multiple of {heads} heads: change one")
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return self.attend(query, key, value, mask=mask)[0]
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The output [N, Q, dim] and the attention weights [N, heads, Q, K]; key defaults to query."""
+        key = query if key is None else key
+        value = key if value is None else value
+        q, k, v = self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=-1)
+        if mask is not None:
+            weights = weights * mask[:, None, None, :]
+        return self.out((weights @ v).transpose(1, 2).flatten(2)), weights
