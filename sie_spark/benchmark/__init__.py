@@ -1,0 +1,1 @@
+"""Arms, data sets and seeds, compared."""

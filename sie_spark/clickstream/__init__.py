@@ -1,0 +1,1 @@
+"""Raw events in, one labelled impression a row out."""

@@ -1,0 +1,1 @@
+"""Ranking and calibration metrics with their confidence intervals."""

@@ -1,0 +1,1 @@
+"""Impressions in, fixed-width rows out, by a frozen encoder."""

@@ -1,0 +1,1 @@
+"""The catalogue of scorers and the Arrow workers that run them."""

@@ -1,0 +1,1 @@
+"""What every stage stands on: configuration, tables, session, tracking, errors, progress."""

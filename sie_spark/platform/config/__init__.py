@@ -1,0 +1,41 @@
+"""YAML in, one frozen :class:`Config` out."""
+
+from sie_spark.platform.config.dataset import Attribution, Dataset, Feature, History, Impressions, Rule, Source, Split
+from sie_spark.platform.config.load import Config, load_config
+from sie_spark.platform.config.stages import (
+    Arms,
+    Evaluation,
+    Importance,
+    Model,
+    Pilot,
+    Run,
+    Session,
+    Simulator,
+    Tracking,
+    Training,
+    Weighting,
+)
+
+__all__ = [
+    "Arms",
+    "Attribution",
+    "Config",
+    "Dataset",
+    "Evaluation",
+    "Feature",
+    "History",
+    "Importance",
+    "Impressions",
+    "Model",
+    "Pilot",
+    "Rule",
+    "Run",
+    "Session",
+    "Simulator",
+    "Source",
+    "Split",
+    "Tracking",
+    "Training",
+    "Weighting",
+    "load_config",
+]

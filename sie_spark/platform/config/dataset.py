@@ -1,0 +1,135 @@
+"""One data set, described without code: where it lies, what its columns mean, what makes a row valid.
+
+Expressions are Spark SQL over the *source* columns (``columns``) or over the canonical ones (everything
+else), so that a new log is onboarded by one YAML file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sie_spark.platform.config.base import Settings
+
+
+class Source(Settings):
+    """Where the raw records lie and how they are read."""
+
+    path: str | None = Field(None, description="file, directory or glob; --source sets it")
+    format: Literal["json", "csv", "parquet", "delta"] = "parquet"
+    options: dict[str, str] = Field({}, description="passed to Spark's reader (sep, header, encoding, ...)")
+    columns: str | None = Field(None, description="expected source columns as DDL; required for CSV without header")
+    on_new_column: Literal["refuse", "ignore", "quarantine"] = "ignore"
+    on_missing_column: Literal["refuse", "null", "quarantine"] = "refuse"
+    on_type_change: Literal["refuse", "cast", "quarantine"] = "refuse"
+
+
+class Rule(Settings):
+    """One quality rule on one canonical column; ``error`` quarantines the row, ``warn`` only counts it."""
+
+    column: str
+    check: Literal["required", "type", "range", "set", "regex", "not_future", "reference", "expression"]
+    severity: Literal["error", "warn"] = "error"
+    name: str | None = None
+    min: float | None = None
+    max: float | None = None
+    values: list[str] | None = None
+    pattern: str | None = None
+    type: str | None = None
+    tolerance_hours: float = 24.0
+    table: str | None = Field(None, description="reference: Delta or Parquet path that holds the valid values")
+    key: str | None = Field(None, description="reference: column of that table")
+    expression: str | None = Field(None, description="expression: Spark SQL that is true for a valid row")
+
+
+class Attribution(Settings):
+    """How a later event (click, purchase) finds the row it belongs to."""
+
+    event: str = Field(description="SQL predicate over the event that carries the outcome")
+    match: list[str] = Field(description="canonical columns equal on both sides; must include a user, session or list")
+    window_hours: float = 24.0
+
+
+class Impressions(Settings):
+    """How shown items, one a row, come out of the events."""
+
+    event: str = Field("true", description="SQL predicate: which events show items")
+    items: str | None = Field(None, description="array column of shown items; null: one item an event (item_id)")
+    parallel: dict[str, str] = Field({}, description="impression column: array column parallel to the items")
+    list_id: str | None = Field(None, description="SQL for the id of the shown list; default: the event id")
+    position: str | None = Field(None, description="SQL for the 1-based position where there is no array")
+    context: list[str] = Field([], description="event columns carried to every impression of the list")
+    click: str | None = Field(None, description="SQL over event and item_id when the same event tells the click")
+    click_event: Attribution | None = None
+    conversion: str | None = Field(None, description="SQL when the row itself tells the conversion")
+    conversion_event: Attribution | None = None
+    session_gap_minutes: float | None = Field(
+        None, description="cut sessions by inactivity; null: session_id comes with the events"
+    )
+
+
+class History(Settings):
+    """What happened strictly before the impression, by (event_ts, seq), ties excluded."""
+
+    types: list[str] = Field([], description="event types counted per (session, item); empty: none")
+    session: bool = Field(True, description="session-level: events so far, last item and its place in the list")
+    rates: list[str] = Field([], description="canonical columns with smoothed click rates as of the day before")
+    rate_strength: float = Field(20.0, gt=0, description="pseudo-impressions of the prior, the overall rate")
+    recent_items: int = Field(0, ge=0, description="length of the ordered list of the session's recent items")
+
+
+class Split(Settings):
+    """Train and test by time; the test part is never filtered, weighted or looked at by a fit."""
+
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="last share of impressions by time")
+    test_from: str | None = Field(None, description="ISO timestamp; overrides test_fraction")
+    by: Literal["time", "hash"] = Field("time", description="hash: for tables without a time (by group_id)")
+
+
+class Feature(Settings):
+    """One model input from one impression column."""
+
+    column: str
+    kind: Literal["category", "number", "bag", "text", "sequence", "vector"]
+    expression: str | None = Field(None, description="SQL over impression columns; default: the column itself")
+    min_count: int = Field(2, ge=1, description="category: rarer values share the out-of-vocabulary id")
+    hash_size: int | None = Field(None, ge=2, description="category, bag, text: hash into this many ids instead")
+    max_vocabulary: int = Field(2_000_000, ge=2)
+    transform: Literal["none", "log", "quantile"] = "none"
+    scale: Literal["none", "standard"] = "standard"
+    missing_indicator: bool = True
+    length: int = Field(20, ge=1, description="bag, text, sequence: ids kept a row (padded with 0)")
+    ngrams: int = Field(1, ge=1, le=3, description="text: words up to this n")
+    size: int | None = Field(None, ge=1, description="vector: its length")
+    components: int | None = Field(None, ge=1, description="vector: keep this many principal components")
+
+
+class Dataset(Settings):
+    """A data set: one YAML file, no code."""
+
+    name: str
+    kind: Literal["events", "impressions", "tabular"] = "events"
+    source: Source = Source()  # type: ignore[call-arg]
+    columns: dict[str, str] = Field(
+        description="canonical column: SQL over source columns. events need event_ts and event_type; "
+        "impressions and tabular need label"
+    )
+    time_zone: str = "UTC"
+    identifiers: list[str] = Field(["user_id", "session_id"], description="pseudonymised by a keyed hash at ingest")
+    event_key: list[str] = Field([], description="canonical columns that identify a record; empty: all of it")
+    sampling_rate: str | None = Field(
+        None, description="SQL: probability with which the log had kept the row; carried into offset and weight"
+    )
+    rules: list[Rule] = []
+    impressions: Impressions = Impressions()  # type: ignore[call-arg]
+    history: History = History()  # type: ignore[call-arg]
+    maturity_hours: float = Field(0.0, ge=0, description="age at which a conversion label counts as final")
+    group: str | None = Field("user_id", description="column whose rows are resampled together (clusters, gAUC)")
+    label: Literal["click", "conversion"] = "click"
+    split: Split = Split()  # type: ignore[call-arg]
+    features: list[Feature] = []
+
+    def options(self) -> dict[str, Any]:
+        """Plain data, for logs and hashes."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,164 @@
+"""Layered YAML: base, environment, data set file, then ``--set``; later layers win key by key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sie_spark.platform.config.base import Settings, validate
+from sie_spark.platform.config.dataset import Dataset
+from sie_spark.platform.config.stages import (
+    Arms,
+    Evaluation,
+    Importance,
+    Model,
+    Pilot,
+    Run,
+    Session,
+    Simulator,
+    Tracking,
+    Training,
+    Weighting,
+)
+from sie_spark.platform.errors import ConfigError
+
+
+class Config(Settings):
+    """Everything a job can be told."""
+
+    dataset: Dataset
+    model: Model = Model()  # type: ignore[call-arg]
+    pilot: Pilot = Pilot()  # type: ignore[call-arg]
+    training: Training = Training()  # type: ignore[call-arg]
+    importance: Importance = Importance()  # type: ignore[call-arg]
+    weighting: Weighting = Weighting()  # type: ignore[call-arg]
+    arms: Arms = Arms()
+    evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
+    simulator: Simulator = Simulator()  # type: ignore[call-arg]
+    session: Session = Session()  # type: ignore[call-arg]
+    mlflow: Tracking = Tracking()  # type: ignore[call-arg]
+    run: Run = Run()  # type: ignore[call-arg]
+
+    def fingerprint(self, *sections: str) -> str:
+        """Hash of the named sections ('dataset', 'model', 'dataset.features', ...): what a stage depends on."""
+        data = self.model_dump(mode="json")
+        chosen: dict[str, Any] = {}
+        for section in sections:
+            value: Any = data
+            for part in section.split("."):
+                value = value[part]
+            chosen[section] = value
+        return digest(chosen)
+
+
+def digest(value: Any) -> str:
+    """A 16-character hash of plain data, the same in every process."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def load_config(
+    path: str | Path, *, overrides: Sequence[str] = (), environment: str | None = None, source: str | None = None
+) -> Config:
+    """Read a configuration.
+
+    Parameters
+    ----------
+    path:
+        a YAML file, or the name of a shipped one (``trivago``, ``simulated``).
+    overrides:
+        ``a.b=value`` pairs; the value is read as YAML.
+    environment:
+        ``local``, ``cluster`` or ``databricks``: the overlay of that name in ``conf/``.
+    source:
+        where the raw records lie; same as ``--set dataset.source.path=...``.
+
+    Raises
+    ------
+    ConfigError
+        for a missing file, YAML that does not parse, an unknown key, a value of the wrong type.
+    """
+    file = _find(path)
+    data = _read(_shipped("base.yaml"))
+    if environment:
+        data = _merge(data, _read(_shipped(f"{environment}.yaml")))
+    data = _merge(data, _read(file))
+    for pair in overrides:
+        data = _merge(data, _override(pair))
+    if source is not None:
+        data = _merge(data, {"dataset": {"source": {"path": source}}})
+    if isinstance(data.get("model"), str):  # `model: package.module:Class` is the short form
+        data["model"] = {"name": data["model"]}
+    return validate(Config, data, where=str(file))
+
+
+def conf_dir() -> Path:
+    """The shipped settings: inside an installed wheel, or ``conf/`` beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[2]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def shipped_datasets() -> list[str]:
+    """Names of the data sets that come with the package."""
+    return sorted(file.stem for file in (conf_dir() / "datasets").glob("*.yaml"))
+
+
+def _find(path: str | Path) -> Path:
+    file = Path(path)
+    if file.is_file():
+        return file
+    shipped = _shipped(f"datasets/{path}.yaml")
+    if shipped.is_file():
+        return shipped
+    raise ConfigError(
+        f"configuration '{path}' not found",
+        remedy=f"give a YAML file or one of the shipped data sets: {', '.join(shipped_datasets())}",
+    )
+
+
+def _shipped(name: str) -> Path:
+    return conf_dir() / name
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}", remedy="check the path and its permissions") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{file}{at}: not valid YAML", remedy="correct the file at that place") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: a mapping is expected at the top", remedy="see conf/datasets for examples")
+    return data
+
+
+def _override(pair: str) -> dict[str, Any]:
+    key, equals, text = pair.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {pair}: not of the form a.b=value", remedy="write --set section.name=value")
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {pair}: the value is not valid YAML", remedy="quote the value") from None
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict) and key not in {"columns", "parallel"}:
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,136 @@
+"""Settings of the stages after the data: model, training, scores, weights, evaluation, simulator, session."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sie_spark.platform.config.base import Settings
+
+
+class Model(Settings):
+    """Which torch module is fitted: one of ours by name, or ``package.module:Class``."""
+
+    name: str = Field("dcnv2", description="registry name or package.module:Class")
+    embedding_dim: int = Field(16, ge=1)
+    hidden: list[int] = [128, 64]
+    cross_layers: int = Field(2, ge=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    options: dict[str, Any] = Field({}, description="keyword arguments of a user's own class")
+
+
+class Training(Settings):
+    """How a model is fitted."""
+
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(2048, ge=1, description="global: shared by the processes")
+    learning_rate: float = Field(1e-3, gt=0)
+    embedding_learning_rate: float | None = Field(None, description="default: learning_rate")
+    weight_decay: float = Field(0.0, ge=0)
+    min_steps: int = Field(0, ge=0, description="epochs are added until this many steps: small subsets need them")
+    processes: int = Field(2, ge=1, description="ranks of TorchDistributor; 1 with distributed=false runs in place")
+    distributed: bool = True
+    backend: Literal["gloo", "nccl"] = "gloo"
+    seed: int = 7
+    shuffle_rows: int = Field(200_000, ge=1, description="rows of the shuffle buffer a rank holds")
+
+
+class Pilot(Settings):
+    """The reference model that scores: fitted on a uniform sample of the training rows."""
+
+    fraction: float = Field(1.0, gt=0, le=1)
+    epochs: int | None = Field(None, description="default: training.epochs")
+
+
+class Importance(Settings):
+    """Which scores are computed and how the workers do it."""
+
+    scorers: list[str] = ["loss", "error", "grad_norm"]
+    micro_batch: int = Field(4096, ge=1)
+
+
+class Weighting(Settings):
+    """From scores to inclusion probabilities, offsets and weights."""
+
+    policy: str = "rare_event"
+    score: str = Field("grad_norm", description="the score behind pi or the weight")
+    budget: float = Field(0.1, gt=0, le=1, description="share of the training rows to keep")
+    floor: float = Field(0.01, gt=0, le=1, description="least inclusion probability, as a share of the mean one")
+    uniform_mix: float = Field(0.15, ge=0, le=1, description="share of uniform sampling mixed into pi")
+    cap: float = Field(10.0, gt=1, description="biased policies: greatest weight, in means")
+    seed: int = 11
+
+
+class Arms(Settings):
+    """Comparison arms beside the weighted retrain."""
+
+    full: bool = True
+    random: bool = True
+
+
+class Evaluation(Settings):
+    """How the arms are judged on the untouched test rows."""
+
+    bootstrap: int = Field(200, ge=0)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    margin: float = Field(0.001, gt=0, description="AUC loss that still counts as 'no worse' (TOST)")
+    seed: int = 3
+
+
+class Simulator(Settings):
+    """A clickstream whose truth is known."""
+
+    impressions: int = Field(200_000, ge=1)
+    days: int = Field(4, ge=1)
+    start: str = "2024-03-01"
+    users: int = Field(5_000, ge=1)
+    items: int = Field(2_000, ge=2)
+    queries: int = Field(200, ge=1)
+    list_length: int = Field(10, ge=1)
+    zipf: float = Field(1.1, gt=0)
+    base_rate: float = Field(0.04, gt=0, lt=1)
+    position_bias: float = Field(0.6, ge=0, description="examination = position ** -position_bias")
+    drift: float = Field(0.1, ge=0, description="sd of the daily random walk of item appeal, in logits")
+    purchase_rate: float = Field(0.08, ge=0, lt=1, description="P(purchase | click), on average")
+    purchase_delay_hours: float = Field(8.0, gt=0, description="mean of the exponential delay")
+    bots: float = Field(0.0, ge=0, lt=1, description="share of impressions that come from bots")
+    fake_clicks: float = Field(0.0, ge=0, description="random extra clicks, as a share of the true ones")
+    missed_clicks: float = Field(0.0, ge=0, lt=1, description="share of clicks that are not logged")
+    duplicates: float = Field(0.0, ge=0, lt=1, description="share of records written twice")
+    malformed: float = Field(0.0, ge=0, lt=1, description="share of records that are broken")
+    seed: int = 1
+
+
+class Session(Settings):
+    """The Spark session; cluster and Databricks leave everything to the platform."""
+
+    mode: Literal["auto", "local", "existing"] = Field(
+        "auto", description="auto: what spark-submit or the platform started, else a local session"
+    )
+    cores: int = Field(0, ge=0, description="local: 0 means every core, at most 8")
+    memory: str = "4g"
+    shuffle_partitions: int = Field(4, ge=1, description="local only")
+    conf: dict[str, str] = {}
+
+
+class Tracking(Settings):
+    """MLflow."""
+
+    tracking_uri: str | None = Field(None, description="default: sqlite under a local root")
+    experiment: str = "sie_spark"
+    register_model: str | None = None
+
+
+class Run(Settings):
+    """Which dates a job works on; both ends included, ISO dates; null: all."""
+
+    date_from: str | None = None
+    date_to: str | None = None
+    force: bool = Field(False, description="rebuild even what is up to date")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Run:
+        if self.date_from and self.date_to and self.date_from > self.date_to:
+            raise ValueError("date_from is after date_to")
+        return self

@@ -1,0 +1,45 @@
+"""Progress and logs go to stderr, so that stdout ends with one JSON line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Progress:
+    """Says what a job is doing, on stderr, one line a step."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._start = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """One line with the seconds since the job began."""
+        self.console.print(f"[dim]{time.monotonic() - self._start:7.1f}s[/dim] {text}")
+        sys.stderr.flush()
+
+    def warn(self, text: str) -> None:
+        """A line that should be seen."""
+        self.say(f"[yellow]warning[/yellow] {text}")
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Announce a stage and, when it ends, how long it took."""
+        self.say(f"[bold]{name}[/bold] ...")
+        began = time.monotonic()
+        yield
+        self.say(f"[bold]{name}[/bold] done in {time.monotonic() - began:.1f}s")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table a person reads at the end."""
+        table = Table(title=title, title_justify="left")
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)

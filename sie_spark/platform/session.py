@@ -1,0 +1,101 @@
+"""The one place that knows how a Spark session begins; no job names a master, a package or a path."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sie_spark.platform.config import Session
+from sie_spark.platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# What any session needs, wherever it was started; refused confs (serverless) are passed over.
+DATA_PATH_CONF = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.execution.arrow.pyspark.validateSchema.enabled": "true",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "8192",
+}
+
+
+def open_session(settings: Session) -> SparkSession:
+    """The session the platform started (spark-submit, Databricks, Connect), or a local one.
+
+    Raises
+    ------
+    PlatformError
+        when no session exists and ``session.mode`` is ``existing``, or when a local one cannot start.
+    """
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    submitted = any(
+        name in os.environ for name in ("PYSPARK_GATEWAY_PORT", "DATABRICKS_RUNTIME_VERSION", "SPARK_REMOTE")
+    )
+    if active is None and not submitted:
+        if settings.mode == "existing":
+            raise PlatformError(
+                "session.mode is 'existing', but no Spark session was started",
+                remedy="start the job with spark-submit, or use --set session.mode=local",
+            )
+        return local_session(settings)
+    if settings.mode == "local" and active is None:
+        return local_session(settings)
+    session = active or SparkSession.builder.getOrCreate()
+    _apply(session, {**DATA_PATH_CONF, **settings.conf})
+    return session
+
+
+def local_session(settings: Session, *, master: str | None = None) -> SparkSession:
+    """A local session with Delta; used by tests, the demo and single machines."""
+    from delta import configure_spark_with_delta_pip
+    from pyspark.sql import SparkSession
+
+    # under pipes Python drops to ASCII where no locale is set, and the workers inherit it
+    os.environ.setdefault("PYTHONUTF8", "1")
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    cores = settings.cores or min(os.cpu_count() or 1, 8)
+    scratch = Path(tempfile.gettempdir()) / f"sie_spark-{os.getuid()}"
+    scratch.mkdir(exist_ok=True, mode=0o700)
+    conf = {
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.driver.memory": settings.memory,
+        "spark.driver.extraJavaOptions": f"-Dderby.system.home={scratch} -XX:+UseParallelGC",
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.local.dir": str(scratch),
+        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        "spark.sql.files.maxPartitionBytes": "32m",
+        **DATA_PATH_CONF,
+        **settings.conf,
+    }
+    builder = SparkSession.builder.appName("sie_spark").master(master or f"local[{cores}]")
+    for key, value in conf.items():
+        builder = builder.config(key, value)
+    try:
+        return configure_spark_with_delta_pip(builder).getOrCreate()
+    except Exception as error:  # the gateway raises plain RuntimeError or Py4J errors of many kinds
+        raise PlatformError(
+            f"no local Spark session: {str(error).splitlines()[0][:300]}",
+            remedy="run 'sie doctor': it checks Java 17, the Delta jars and the worker Python",
+        ) from error
+
+
+def _apply(session: SparkSession, conf: dict[str, str]) -> None:
+    from pyspark.errors import PySparkException
+
+    for key, value in conf.items():
+        try:
+            session.conf.set(key, value)
+        except PySparkException:  # serverless refuses most confs, and static ones cannot change
+            continue

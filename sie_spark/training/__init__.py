@@ -1,0 +1,1 @@
+"""Delta to torch shards, weighted losses, the distributed fit."""

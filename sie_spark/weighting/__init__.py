@@ -1,0 +1,1 @@
+"""From scores to inclusion probabilities, offsets, weights and the weighted training set."""
