@@ -1,0 +1,179 @@
+"""Every table: its name, place, partitions, properties and the few ways it may be written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sie_spark import __version__
+from sie_spark.platform.errors import StageOrderError
+from sie_spark.platform.result import TableRef
+from sie_spark.platform.root import Root
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+RETENTION = {
+    "delta.logRetentionDuration": "interval 30 days",
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+}
+MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD CONSTRAINT", "CREATE TABLE")
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """How a table is laid out and which stage writes it."""
+
+    written_by: str
+    partition_by: tuple[str, ...] = ("event_date",)
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+TABLES: dict[str, TableSpec] = {
+    "truth": TableSpec("simulate"),
+    "events": TableSpec("ingest"),
+    "quarantine": TableSpec("ingest"),
+    "impressions": TableSpec("samples"),
+    "samples": TableSpec("encode", ("split", "event_date")),
+    "scores": TableSpec("score", ("event_date",)),
+    # read by torch straight from Parquet: neither deletion vectors nor column mapping
+    "training_set": TableSpec("weigh", ("arm", "event_date"), {"delta.enableDeletionVectors": "false"}),
+    "predictions": TableSpec("evaluate", ("arm", "event_date")),
+    "metrics": TableSpec("evaluate", ()),
+}
+
+
+class Catalog:
+    """Reads and writes the tables under one root.
+
+    Parameters
+    ----------
+    spark:
+        classic or Connect.
+    root:
+        where the tables lie.
+    """
+
+    def __init__(self, spark: SparkSession, root: Root) -> None:
+        self.spark = spark
+        self.root = root
+
+    def path(self, name: str) -> str:
+        """Where a table lies."""
+        if name not in TABLES:
+            raise KeyError(f"no table '{name}'; tables: {', '.join(TABLES)}")
+        return self.root.path("tables", name)
+
+    def sql_name(self, name: str) -> str:
+        """The table in SQL."""
+        return f"delta.`{self.path(name)}`"
+
+    def exists(self, name: str) -> bool:
+        """Whether the table has a first commit."""
+        return self.root.exists("tables", name, "_delta_log")
+
+    def read(self, name: str, *, version: int | None = None) -> DataFrame:
+        """The table, at a version or at its newest.
+
+        Raises
+        ------
+        StageOrderError
+            when the stage that writes it has not run.
+        """
+        self.require(name)
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.load(self.path(name))
+
+    def require(self, name: str) -> None:
+        """Raise unless the table exists."""
+        if not self.exists(name):
+            stage = TABLES[name].written_by
+            raise StageOrderError(
+                f"table '{name}' does not exist under {self.root.uri}",
+                remedy=f"run 'sie {stage}' with the same --root and --config first, or 'sie run' for all stages",
+            )
+
+    def version(self, name: str) -> int:
+        """The newest version."""
+        row = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT 1").select("version").first()
+        assert row is not None
+        return int(row[0])
+
+    def ref(self, name: str) -> TableRef:
+        """Path, version and rows (from Delta's statistics, not a scan)."""
+        self.require(name)
+        version = self.version(name)
+        return TableRef(self.path(name), version, self.read(name, version=version).count())
+
+    def fingerprint(self, name: str, *, scope: str = "") -> str | None:
+        """The fingerprint that the newest data commit of this scope carries, or None."""
+        if not self.exists(name):
+            return None
+        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)}").select("operation", "userMetadata")
+        for operation, metadata in history.orderBy("version", ascending=False).limit(500).collect():
+            if operation in MAINTENANCE:
+                continue
+            stored = json.loads(metadata) if metadata else {}
+            if stored.get("scope", "") == scope:
+                return stored.get("fingerprint")
+            if not scope:
+                return None
+        return None
+
+    def replace(
+        self,
+        frame: DataFrame,
+        name: str,
+        *,
+        where: str | None = None,
+        fingerprint: str,
+        job: str,
+        scope: str = "",
+        merge_schema: bool = False,
+    ) -> TableRef:
+        """Replace the rows that a literal predicate names (all rows without one), in one commit.
+
+        ``where`` over partition columns, e.g. ``event_date >= '2024-01-01' AND event_date <= '2024-01-02'``.
+        """
+        spec = TABLES[name]
+        writer = (
+            frame.write.format("delta")
+            .mode("overwrite")
+            .option("userMetadata", metadata(job=job, fingerprint=fingerprint, scope=scope))
+        )
+        if spec.partition_by:
+            writer = writer.partitionBy(*spec.partition_by)
+        if not self.exists(name):
+            for key, value in {**RETENTION, **spec.properties}.items():
+                writer = writer.option(key, value)
+        elif where:
+            writer = writer.option("replaceWhere", where)
+            if merge_schema:
+                writer = writer.option("mergeSchema", "true")
+        else:
+            writer = writer.option("overwriteSchema", "true")
+        writer.save(self.path(name))
+        return self.ref(name)
+
+
+def metadata(*, job: str, fingerprint: str, scope: str = "", **more: str) -> str:
+    """What every commit says about itself."""
+    stamp = {"job": job, "fingerprint": fingerprint, "code": __version__, **more}
+    if scope:
+        stamp["scope"] = scope
+    return json.dumps(stamp, sort_keys=True)
+
+
+def dates_predicate(first: str, last: str, *, column: str = "event_date") -> str:
+    """A literal date range for ``replaceWhere`` and MERGE."""
+    return f"{column} >= DATE'{first}' AND {column} <= DATE'{last}'"
+
+
+def union_of_dates(dates: Iterable[str], *, column: str = "event_date") -> str:
+    """A literal list of dates, for partition pruning."""
+    ordered: Sequence[str] = sorted(set(dates))
+    return f"{column} IN ({', '.join(f'DATE{chr(39)}{day}{chr(39)}' for day in ordered)})"

@@ -1,0 +1,59 @@
+"""What a stage is handed: configuration, root, session, tables, progress. Stages fetch nothing themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sie_spark import __version__
+from sie_spark.platform.catalog import Catalog
+from sie_spark.platform.config import Config
+from sie_spark.platform.config.load import digest
+from sie_spark.platform.progress import Progress
+from sie_spark.platform.root import Root
+from sie_spark.platform.session import open_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@dataclass
+class Context:
+    """One run's surroundings."""
+
+    config: Config
+    root: Root
+    progress: Progress = field(default_factory=Progress)
+    session: SparkSession | None = None
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        """The session, opened when first asked for."""
+        return self.session or open_session(self.config.session)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The tables under the root."""
+        return Catalog(self.spark, self.root)
+
+    def fingerprint(self, stage: str, *sections: str, **inputs: Any) -> str:
+        """What a stage's output depends on: its settings, the versions it reads, the code version."""
+        return digest(
+            {"stage": stage, "code": __version__, "settings": self.config.fingerprint(*sections), "inputs": inputs}
+        )
+
+    def save_details(self, stage: str, details: dict[str, Any]) -> None:
+        """Keep a stage's details (quality counts, curves, examples) for the report, across processes."""
+        text = json.dumps(details, sort_keys=True, default=str)
+        self.root.write_bytes(text.encode(), "details", f"{stage}.json")
+
+    def load_details(self, stage: str) -> dict[str, Any]:
+        """Details that an earlier run of a stage left, or an empty dict."""
+        from sie_spark.platform.root import read_bytes
+
+        if not self.root.exists("details", f"{stage}.json"):
+            return {}
+        loaded: dict[str, Any] = json.loads(read_bytes(self.root.path("details", f"{stage}.json")))
+        return loaded

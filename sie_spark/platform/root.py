@@ -1,0 +1,103 @@
+"""Everything a run makes lies under one root: a local directory or an object-store URI."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlparse
+
+from pyarrow import fs as arrow_fs
+
+from sie_spark.platform.errors import PlatformError
+
+
+class Root:
+    """A directory that holds tables, models, checkpoints, ``mlflow.db``, artifacts and the report.
+
+    Parameters
+    ----------
+    uri:
+        a local path (made when missing) or an object-store URI such as ``s3://bucket/prefix``.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        parsed = urlparse(str(uri))
+        self.is_local = parsed.scheme in ("", "file")
+        if self.is_local:
+            self.uri = str(Path(parsed.path if parsed.scheme == "file" else str(uri)).expanduser().resolve())
+            try:
+                Path(self.uri).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise PlatformError(
+                    f"--root {self.uri}: {error.strerror}", remedy="choose a directory you may write to"
+                ) from None
+        else:
+            self.uri = str(uri).rstrip("/")
+
+    def path(self, *parts: str) -> str:
+        """A path or URI under the root."""
+        return "/".join((self.uri, *parts))
+
+    def write_bytes(self, data: bytes, *parts: str) -> str:
+        """Write a file whole or not at all (local: rename; object stores publish on close)."""
+        target = self.path(*parts)
+        if self.is_local:
+            file = Path(target)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_name(f".{file.name}.{os.getpid()}.part")
+            partial.write_bytes(data)
+            os.replace(partial, file)
+        else:
+            filesystem, name = arrow_fs.FileSystem.from_uri(target)
+            with filesystem.open_output_stream(name) as stream:
+                stream.write(data)
+        return target
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file is there."""
+        filesystem, name = arrow_fs.FileSystem.from_uri(self.path(*parts))
+        return bool(filesystem.get_file_info(name).type != arrow_fs.FileType.NotFound)
+
+    @contextmanager
+    def lock(self, *, say: Callable[[str], None], timeout: float = 3600.0) -> Iterator[None]:
+        """One job at a time on a local root: Delta on a local disk can lose commits of two processes.
+
+        Object stores need no lock here (S3 with several writers needs Delta's log store for it).
+        """
+        if not self.is_local:
+            yield
+            return
+        with open(self.path(".lock"), "a+", encoding="utf-8") as handle:
+            began, told = time.monotonic(), False
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        say(f"another job holds {self.uri}; waiting for it")
+                        told = True
+                    if time.monotonic() - began > timeout:
+                        raise PlatformError(
+                            f"another job has held {self.uri} for {timeout:.0f}s",
+                            remedy="wait for it, or choose another --root",
+                        ) from None
+                    time.sleep(0.5)
+            try:
+                yield
+            finally:
+                fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The bytes of a local file or an object-store URI."""
+    if urlparse(uri).scheme in ("", "file"):
+        return Path(urlparse(uri).path or uri).read_bytes()
+    filesystem, name = arrow_fs.FileSystem.from_uri(uri)
+    with filesystem.open_input_stream(name) as stream:
+        data: bytes = stream.read()
+    return data
