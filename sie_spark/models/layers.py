@@ -90,13 +90,21 @@ class FM(nn.Module):
 
 
 class Bias(nn.Module):
-    """A learned constant added to ``n`` logits: [N, n] -> [N, n], and [N] -> [N] when n is 1."""
+    """A learned constant added to ``n`` logits: [N, n] -> [N, n], and [N] -> [N] when n is 1.
+
+    Raises:
+        ValueError: logits with another number of columns than ``n``.
+    """
 
     def __init__(self, n: int = 1) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(n))
 
     def forward(self, logit: Tensor) -> Tensor:
+        n = self.bias.numel()
+        if n > 1 and (logit.dim() < 2 or logit.shape[-1] != n):
+            # Broadcasting would pair biases with samples whenever the batch happens to have n rows.
+            raise ValueError(f"Bias({n}) needs logits [N, {n}], got {list(logit.shape)}")
         return logit + self.bias
 
 
