@@ -1,0 +1,49 @@
+"""One shared local session for every test that needs Spark, and a context per test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sie_spark.platform.config import Config, Session, load_config
+from sie_spark.platform.config.base import validate
+from sie_spark.platform.context import Context
+from sie_spark.platform.progress import Progress
+from sie_spark.platform.root import Root
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    """A local session with Delta, two cores, small partitions."""
+    from sie_spark.platform.session import local_session
+
+    session = local_session(Session(cores=2, memory="2g", shuffle_partitions=2))
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def make_context(spark: Any, tmp_path: Path) -> Callable[..., Context]:
+    """``make_context(config, root=...)``: config is a dict, a shipped name, a path or a Config."""
+
+    def make(config: Any, *, root: Path | None = None, overrides: tuple[str, ...] = (), **more: Any) -> Context:
+        if isinstance(config, dict):
+            config = validate(Config, config, where="test")
+        elif not isinstance(config, Config):
+            config = load_config(config, overrides=overrides, **more)
+        return Context(config=config, root=Root(root or tmp_path / "root"), progress=Progress(quiet=True), session=spark)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real logs beside the checkout; tests that need them are skipped where they are not."""
+    if not SHARED.is_dir():
+        pytest.skip("no shared/data beside the checkout")
+    return SHARED
