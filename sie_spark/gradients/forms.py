@@ -84,8 +84,8 @@ def combine(forms: Sequence[Form]) -> list[Form]:
     rows = [form for form in forms if isinstance(form, Rows)]
     dense = [form.grad for form in forms if isinstance(form, Dense)]
     total = torch.stack(dense).sum(dim=0) if dense else None
-    if total is not None and outers:
-        # A vector parameter that one layer multiplies and another adds: a sum is an outer product with 1.
+    if total is not None and (outers or rows):
+        # A vector that one layer multiplies and another adds: what is added is an outer product with 1.
         outers.append(Outer(total.new_ones(total.shape[0], 1, 1), total.unsqueeze(1)))
         total = None
     result: list[Form] = []

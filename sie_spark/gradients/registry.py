@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sie_spark.gradients.errors import UnsupportedLayer
 from sie_spark.gradients.forms import Form
 
-__all__ = ["Call", "find_rule", "refuse", "refusal", "rule"]
+__all__ = ["Call", "find_rule", "refusal", "refuse", "rule"]
 
 
 @dataclass(frozen=True, eq=False)

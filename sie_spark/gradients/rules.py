@@ -74,7 +74,9 @@ def _padded(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Flat ids with offsets -> ids [N, T], weights [N, T] and the mask of real positions; T = longest bag."""
     starts = offsets[:-1] if layer.include_last_offset else offsets
-    ends = torch.cat([starts[1:], offsets[-1:] if layer.include_last_offset else offsets.new_tensor([len(flat)])])
+    ends = torch.cat(
+        [starts[1:], offsets[-1:] if layer.include_last_offset else offsets.new_tensor([len(flat)])]
+    )
     longest = int((ends - starts).max()) if len(starts) else 0
     position = starts.unsqueeze(1) + torch.arange(max(longest, 1), device=flat.device)
     keep = position < ends.unsqueeze(1)
@@ -123,7 +125,11 @@ def batch_norm(layer: nn.BatchNorm1d, call: Call) -> dict[str, Form]:
             f"layer {call.name!r} (BatchNorm) used the statistics of the batch, which couples its samples",
             remedy="score with model.eval() and running statistics (track_running_stats=True)",
         )
-    x = call.argument(0, "input").flatten(2) if call.delta.dim() > 2 else call.argument(0, "input").unsqueeze(2)
+    x = (
+        call.argument(0, "input").flatten(2)
+        if call.delta.dim() > 2
+        else call.argument(0, "input").unsqueeze(2)
+    )
     delta = call.delta.reshape(x.shape)
     mean, variance = layer.running_mean.to(x.dtype), layer.running_var.to(x.dtype)
     xhat = (x - mean[:, None]) * torch.rsqrt(variance + layer.eps)[:, None]
@@ -145,7 +151,9 @@ def prelu(layer: nn.PReLU, call: Call) -> dict[str, Form]:
     """``y = max(x, 0) + a min(x, 0)``, one slope or one a channel (dimension 1) (He et al. 2015)."""
     grad = call.delta * call.argument(0, "input").clamp(max=0)
     if layer.num_parameters == 1:
-        return {"weight": Dense(grad.flatten(1).sum(dim=1, keepdim=True) if grad.dim() > 1 else grad.unsqueeze(1))}
+        return {
+            "weight": Dense(grad.flatten(1).sum(dim=1, keepdim=True) if grad.dim() > 1 else grad.unsqueeze(1))
+        }
     return {"weight": Dense(grad if grad.dim() == 2 else grad.flatten(2).sum(dim=2))}
 
 

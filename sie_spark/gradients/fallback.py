@@ -1,0 +1,51 @@
+"""Gradients of small raw parameters that belong to no layer with a rule, formed entry by entry.
+
+Forward mode costs one forward pass an entry and is exact however the parameter is used; it is opted
+into by name and limited in size because it does materialise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacfwd
+
+from sie_spark.gradients.errors import UnsupportedParameter
+
+__all__ = ["LIMIT", "jacobian"]
+
+LIMIT = 1024
+# Entries differentiated together: each holds one tangent of every activation.
+_CHUNK = 8
+
+
+def jacobian(
+    model: nn.Module, name: str, inputs: Mapping[str, Tensor], loss: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """d loss / d parameter ``name`` for every sample: [N, numel], or [N, tasks, numel].
+
+    Raises:
+        UnsupportedParameter: more than ``LIMIT`` entries, or an operation without a forward derivative.
+    """
+    parameter = model.get_parameter(name).detach()
+    if parameter.numel() > LIMIT:
+        raise UnsupportedParameter(
+            f"parameter {name!r} has {parameter.numel()} entries; materialising stops at {LIMIT}",
+            remedy="move it into a layer of its own and register a rule (sie_spark.gradients.rule)",
+        )
+
+    def value(flat: Tensor) -> Tensor:
+        output = functional_call(model, {name: flat.view_as(parameter)}, (), dict(inputs))
+        return loss(cast(Tensor, output))
+
+    try:
+        with torch.no_grad():
+            return jacfwd(value, chunk_size=_CHUNK)(parameter.flatten())
+    except NotImplementedError as error:
+        raise UnsupportedParameter(
+            f"parameter {name!r} passes through an operation without a forward derivative: {error}",
+            remedy="move it into a layer of its own and register a rule (sie_spark.gradients.rule)",
+        ) from error
