@@ -31,12 +31,16 @@ def spark() -> Iterator[Any]:
 def make_context(spark: Any, tmp_path: Path) -> Callable[..., Context]:
     """``make_context(config, root=...)``: config is a dict, a shipped name, a path or a Config."""
 
-    def make(config: Any, *, root: Path | None = None, overrides: tuple[str, ...] = (), **more: Any) -> Context:
+    def make(
+        config: Any, *, root: Path | None = None, overrides: tuple[str, ...] = (), **more: Any
+    ) -> Context:
         if isinstance(config, dict):
             config = validate(Config, config, where="test")
         elif not isinstance(config, Config):
             config = load_config(config, overrides=overrides, **more)
-        return Context(config=config, root=Root(root or tmp_path / "root"), progress=Progress(quiet=True), session=spark)
+        return Context(
+            config=config, root=Root(root or tmp_path / "root"), progress=Progress(quiet=True), session=spark
+        )
 
     return make
 

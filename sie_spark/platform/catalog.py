@@ -19,7 +19,14 @@ RETENTION = {
     "delta.logRetentionDuration": "interval 30 days",
     "delta.deletedFileRetentionDuration": "interval 30 days",
 }
-MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD CONSTRAINT", "CREATE TABLE")
+MAINTENANCE = (
+    "OPTIMIZE",
+    "VACUUM START",
+    "VACUUM END",
+    "SET TBLPROPERTIES",
+    "ADD CONSTRAINT",
+    "CREATE TABLE",
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,9 @@ class Catalog:
         """The fingerprint that the newest data commit of this scope carries, or None."""
         if not self.exists(name):
             return None
-        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)}").select("operation", "userMetadata")
+        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)}").select(
+            "operation", "userMetadata"
+        )
         for operation, metadata in history.orderBy("version", ascending=False).limit(500).collect():
             if operation in MAINTENANCE:
                 continue

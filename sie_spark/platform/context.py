@@ -41,7 +41,12 @@ class Context:
     def fingerprint(self, stage: str, *sections: str, **inputs: Any) -> str:
         """What a stage's output depends on: its settings, the versions it reads, the code version."""
         return digest(
-            {"stage": stage, "code": __version__, "settings": self.config.fingerprint(*sections), "inputs": inputs}
+            {
+                "stage": stage,
+                "code": __version__,
+                "settings": self.config.fingerprint(*sections),
+                "inputs": inputs,
+            }
         )
 
     def save_details(self, stage: str, details: dict[str, Any]) -> None:

@@ -49,7 +49,9 @@ class InputSpec:
             categories={name: int(size) for name, size in data["categories"].items()},
             numbers=tuple(data["numbers"]),
             bags={name: (int(ids), int(length)) for name, (ids, length) in data.get("bags", {}).items()},
-            sequences={name: (int(ids), int(length)) for name, (ids, length) in data.get("sequences", {}).items()},
+            sequences={
+                name: (int(ids), int(length)) for name, (ids, length) in data.get("sequences", {}).items()
+            },
             vectors={name: int(size) for name, size in data.get("vectors", {}).items()},
             shares=dict(data.get("shares", {})),
         )

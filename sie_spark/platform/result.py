@@ -50,7 +50,9 @@ class StageResult:
     outputs: dict[str, TableRef] = field(default_factory=dict)
     rows: Rows | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)  # plain data for the report: quality, curves, examples
+    details: dict[str, Any] = field(
+        default_factory=dict
+    )  # plain data for the report: quality, curves, examples
     artifacts: list[str] = field(default_factory=list)  # files logged to MLflow
     skipped: bool = False  # everything was up to date
     report: str | None = None

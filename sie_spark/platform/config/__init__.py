@@ -1,6 +1,15 @@
 """YAML in, one frozen :class:`Config` out."""
 
-from sie_spark.platform.config.dataset import Attribution, Dataset, Feature, History, Impressions, Rule, Source, Split
+from sie_spark.platform.config.dataset import (
+    Attribution,
+    Dataset,
+    Feature,
+    History,
+    Impressions,
+    Rule,
+    Source,
+    Split,
+)
 from sie_spark.platform.config.load import Config, load_config
 from sie_spark.platform.config.stages import (
     Arms,

@@ -19,7 +19,9 @@ class Source(Settings):
     path: str | None = Field(None, description="file, directory or glob; --source sets it")
     format: Literal["json", "csv", "parquet", "delta"] = "parquet"
     options: dict[str, str] = Field({}, description="passed to Spark's reader (sep, header, encoding, ...)")
-    columns: str | None = Field(None, description="expected source columns as DDL; required for CSV without header")
+    columns: str | None = Field(
+        None, description="expected source columns as DDL; required for CSV without header"
+    )
     on_new_column: Literal["refuse", "ignore", "quarantine"] = "ignore"
     on_missing_column: Literal["refuse", "null", "quarantine"] = "refuse"
     on_type_change: Literal["refuse", "cast", "quarantine"] = "refuse"
@@ -38,7 +40,9 @@ class Rule(Settings):
     pattern: str | None = None
     type: str | None = None
     tolerance_hours: float = 24.0
-    table: str | None = Field(None, description="reference: Delta or Parquet path that holds the valid values")
+    table: str | None = Field(
+        None, description="reference: Delta or Parquet path that holds the valid values"
+    )
     key: str | None = Field(None, description="reference: column of that table")
     expression: str | None = Field(None, description="expression: Spark SQL that is true for a valid row")
 
@@ -47,7 +51,9 @@ class Attribution(Settings):
     """How a later event (click, purchase) finds the row it belongs to."""
 
     event: str = Field(description="SQL predicate over the event that carries the outcome")
-    match: list[str] = Field(description="canonical columns equal on both sides; must include a user, session or list")
+    match: list[str] = Field(
+        description="canonical columns equal on both sides; must include a user, session or list"
+    )
     window_hours: float = 24.0
 
 
@@ -55,12 +61,16 @@ class Impressions(Settings):
     """How shown items, one a row, come out of the events."""
 
     event: str = Field("true", description="SQL predicate: which events show items")
-    items: str | None = Field(None, description="array column of shown items; null: one item an event (item_id)")
+    items: str | None = Field(
+        None, description="array column of shown items; null: one item an event (item_id)"
+    )
     parallel: dict[str, str] = Field({}, description="impression column: array column parallel to the items")
     list_id: str | None = Field(None, description="SQL for the id of the shown list; default: the event id")
     position: str | None = Field(None, description="SQL for the 1-based position where there is no array")
     context: list[str] = Field([], description="event columns carried to every impression of the list")
-    click: str | None = Field(None, description="SQL over event and item_id when the same event tells the click")
+    click: str | None = Field(
+        None, description="SQL over event and item_id when the same event tells the click"
+    )
     click_event: Attribution | None = None
     conversion: str | None = Field(None, description="SQL when the row itself tells the conversion")
     conversion_event: Attribution | None = None
@@ -73,8 +83,12 @@ class History(Settings):
     """What happened strictly before the impression, by (event_ts, seq), ties excluded."""
 
     types: list[str] = Field([], description="event types counted per (session, item); empty: none")
-    session: bool = Field(True, description="session-level: events so far, last item and its place in the list")
-    rates: list[str] = Field([], description="canonical columns with smoothed click rates as of the day before")
+    session: bool = Field(
+        True, description="session-level: events so far, last item and its place in the list"
+    )
+    rates: list[str] = Field(
+        [], description="canonical columns with smoothed click rates as of the day before"
+    )
     rate_strength: float = Field(20.0, gt=0, description="pseudo-impressions of the prior, the overall rate")
     recent_items: int = Field(0, ge=0, description="length of the ordered list of the session's recent items")
 
@@ -92,9 +106,13 @@ class Feature(Settings):
 
     column: str
     kind: Literal["category", "number", "bag", "text", "sequence", "vector"]
-    expression: str | None = Field(None, description="SQL over impression columns; default: the column itself")
+    expression: str | None = Field(
+        None, description="SQL over impression columns; default: the column itself"
+    )
     min_count: int = Field(2, ge=1, description="category: rarer values share the out-of-vocabulary id")
-    hash_size: int | None = Field(None, ge=2, description="category, bag, text: hash into this many ids instead")
+    hash_size: int | None = Field(
+        None, ge=2, description="category, bag, text: hash into this many ids instead"
+    )
     max_vocabulary: int = Field(2_000_000, ge=2)
     transform: Literal["none", "log", "quantile"] = "none"
     scale: Literal["none", "standard"] = "standard"
@@ -116,16 +134,21 @@ class Dataset(Settings):
         "impressions and tabular need label"
     )
     time_zone: str = "UTC"
-    identifiers: list[str] = Field(["user_id", "session_id"], description="pseudonymised by a keyed hash at ingest")
+    identifiers: list[str] = Field(
+        ["user_id", "session_id"], description="pseudonymised by a keyed hash at ingest"
+    )
     event_key: list[str] = Field([], description="canonical columns that identify a record; empty: all of it")
     sampling_rate: str | None = Field(
-        None, description="SQL: probability with which the log had kept the row; carried into offset and weight"
+        None,
+        description="SQL: probability with which the log had kept the row; carried into offset and weight",
     )
     rules: list[Rule] = []
     impressions: Impressions = Impressions()  # type: ignore[call-arg]
     history: History = History()  # type: ignore[call-arg]
     maturity_hours: float = Field(0.0, ge=0, description="age at which a conversion label counts as final")
-    group: str | None = Field("user_id", description="column whose rows are resampled together (clusters, gAUC)")
+    group: str | None = Field(
+        "user_id", description="column whose rows are resampled together (clusters, gAUC)"
+    )
     label: Literal["click", "conversion"] = "click"
     split: Split = Split()  # type: ignore[call-arg]
     features: list[Feature] = []

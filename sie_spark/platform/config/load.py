@@ -62,7 +62,11 @@ def digest(value: Any) -> str:
 
 
 def load_config(
-    path: str | Path, *, overrides: Sequence[str] = (), environment: str | None = None, source: str | None = None
+    path: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    environment: str | None = None,
+    source: str | None = None,
 ) -> Config:
     """Read a configuration.
 
@@ -137,7 +141,9 @@ def _read(file: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{file}: a mapping is expected at the top", remedy="see conf/datasets for examples")
+        raise ConfigError(
+            f"{file}: a mapping is expected at the top", remedy="see conf/datasets for examples"
+        )
     return data
 
 
@@ -157,7 +163,11 @@ def _override(pair: str) -> dict[str, Any]:
 def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     merged = dict(low)
     for key, value in high.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict) and key not in {"columns", "parallel"}:
+        if (
+            isinstance(value, dict)
+            and isinstance(merged.get(key), dict)
+            and key not in {"columns", "parallel"}
+        ):
             merged[key] = _merge(merged[key], value)
         else:
             merged[key] = value

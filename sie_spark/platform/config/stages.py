@@ -28,8 +28,12 @@ class Training(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     embedding_learning_rate: float | None = Field(None, description="default: learning_rate")
     weight_decay: float = Field(0.0, ge=0)
-    min_steps: int = Field(0, ge=0, description="epochs are added until this many steps: small subsets need them")
-    processes: int = Field(2, ge=1, description="ranks of TorchDistributor; 1 with distributed=false runs in place")
+    min_steps: int = Field(
+        0, ge=0, description="epochs are added until this many steps: small subsets need them"
+    )
+    processes: int = Field(
+        2, ge=1, description="ranks of TorchDistributor; 1 with distributed=false runs in place"
+    )
     distributed: bool = True
     backend: Literal["gloo", "nccl"] = "gloo"
     seed: int = 7
@@ -56,7 +60,9 @@ class Weighting(Settings):
     policy: str = "rare_event"
     score: str = Field("grad_norm", description="the score behind pi or the weight")
     budget: float = Field(0.1, gt=0, le=1, description="share of the training rows to keep")
-    floor: float = Field(0.01, gt=0, le=1, description="least inclusion probability, as a share of the mean one")
+    floor: float = Field(
+        0.01, gt=0, le=1, description="least inclusion probability, as a share of the mean one"
+    )
     uniform_mix: float = Field(0.15, ge=0, le=1, description="share of uniform sampling mixed into pi")
     cap: float = Field(10.0, gt=1, description="biased policies: greatest weight, in means")
     seed: int = 11

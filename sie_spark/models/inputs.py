@@ -1,0 +1,81 @@
+"""From an encoded row to what every model starts with: field vectors [N, F, d] and numbers [N, D]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sie_spark.models.layers import FieldEmbedding
+from sie_spark.platform.inputs import InputSpec
+
+
+class InputLayer(nn.Module):
+    """Embeds categories, bags and (mean-pooled) sequences; passes numbers and vectors on.
+
+    Parameters
+    ----------
+    spec:
+        the encoder's promise.
+    dim:
+        embedding width d.
+    pool_sequences:
+        False leaves sequences to the model (attention).
+
+    Shapes: ``(cat, dense, **extras)`` -> (float [N, F', d], float [N, D']) with ``F' = fields`` and
+    ``D' = numbers``, two attributes.
+    """
+
+    def __init__(self, spec: InputSpec, dim: int, *, pool_sequences: bool = True) -> None:
+        super().__init__()
+        self.spec = spec
+        self.dim = dim
+        self.embedding = FieldEmbedding(list(spec.categories.values()), dim) if spec.categories else None
+        pooled = dict(spec.bags) | (spec.sequences if pool_sequences else {})
+        own = {name: ids for name, (ids, _) in pooled.items() if name not in spec.shares}
+        self.bags = nn.ModuleDict(
+            {name: nn.EmbeddingBag(ids, dim, mode="mean", padding_idx=0) for name, ids in own.items()}
+        )
+        self.shared = [name for name in pooled if name in spec.shares]
+        starts, total = {}, 0
+        for name, size in spec.categories.items():
+            starts[name], total = total, total + size
+        self.starts = starts
+        self.fields = len(spec.categories) + len(pooled)
+        self.numbers = len(spec.numbers) + sum(spec.vectors.values())
+        self.reset()
+
+    @property
+    def width(self) -> int:
+        """Length of the flat vector [fields * d + numbers]."""
+        return self.fields * self.dim + self.numbers
+
+    def reset(self) -> None:
+        """Small embeddings: a new id should start near 'no opinion', not at a unit normal."""
+        tables = [module for module in self.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+        for table in tables:
+            nn.init.normal_(table.weight, std=0.01)
+            if table.padding_idx is not None:
+                with torch.no_grad():
+                    table.weight[table.padding_idx].zero_()
+
+    def lookup(self, name: str, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors [N, L, d] and mask [N, L] of a sequence that shares a category's table; id 0 is padding."""
+        assert self.embedding is not None
+        return self.embedding.table(ids + self.starts[self.spec.shares[name]]), ids > 0
+
+    def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
+        """Field vectors [N, F', d] and numbers [N, D']."""
+        parts = [self.embedding(cat)] if self.embedding is not None else []
+        for name, bag in self.bags.items():
+            parts.append(bag(extras[name]).unsqueeze(1))
+        for name in self.shared:
+            vectors, mask = self.lookup(name, extras[name])
+            share = mask.to(vectors.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
+            parts.append((vectors * share.unsqueeze(-1)).sum(1, keepdim=True))
+        fields = torch.cat(parts, dim=1) if parts else dense.new_zeros(dense.shape[0], 0, self.dim)
+        numbers = [dense, *(extras[name] for name in self.spec.vectors)]
+        return fields, torch.cat(numbers, dim=1)
+
+    def flat(self, fields: Tensor, numbers: Tensor) -> Tensor:
+        """Both as one vector [N, width]."""
+        return torch.cat([fields.flatten(1), numbers], dim=1)
