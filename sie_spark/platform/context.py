@@ -13,7 +13,7 @@ from sie_spark.platform.config import Config
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.root import Root
-from sie_spark.platform.session import open_session
+from sie_spark.platform.session import open_session, stop_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -48,6 +48,17 @@ class Context:
                 "inputs": inputs,
             }
         )
+
+    def close(self) -> None:
+        """Stop a session that this context opened; one it was handed stays."""
+        opened = self.__dict__.pop("spark", None)
+        self.__dict__.pop("catalog", None)
+        if opened is not None and self.session is None:
+            stop_session(opened)
+
+    def save_seconds(self, stage: str, seconds: float) -> None:
+        """Keep how long a stage took, for the report's table of times."""
+        self.save_details("seconds", {**self.load_details("seconds"), stage: round(seconds, 2)})
 
     def save_details(self, stage: str, details: dict[str, Any]) -> None:
         """Keep a stage's details (quality counts, curves, examples) for the report, across processes."""

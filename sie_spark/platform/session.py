@@ -99,3 +99,9 @@ def _apply(session: SparkSession, conf: dict[str, str]) -> None:
             session.conf.set(key, value)
         except PySparkException:  # serverless refuses most confs, and static ones cannot change
             continue
+
+
+def stop_session(session: SparkSession) -> None:
+    """Stop a session unless the platform owns it (Databricks keeps its own)."""
+    if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+        session.stop()

@@ -1,0 +1,178 @@
+"""``sie``: one sub-command a stage, plus run, demo and doctor. The last line on stdout is one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sie_spark import __version__
+from sie_spark.pipeline import STAGES, run_all, run_stage
+from sie_spark.platform import doctor
+from sie_spark.platform.config import Config, load_config
+from sie_spark.platform.context import Context
+from sie_spark.platform.errors import PlatformError, SieError
+from sie_spark.platform.progress import Progress
+from sie_spark.platform.result import StageResult, failure, line, success
+from sie_spark.platform.root import Root
+from sie_spark.platform.tracking import Tracker, check_tracking
+from sie_spark.summary import show
+
+HELP = {
+    "simulate": "write a clickstream whose truth is known",
+    "ingest": "raw records -> events + quarantine",
+    "samples": "events -> impressions: labels and history",
+    "encode": "impressions -> samples: fixed-width rows by a frozen encoder",
+    "train": "fit the reference model that scores",
+    "score": "samples -> scores: loss, error, gradient norm of every row",
+    "weigh": "scores -> training_set: inclusion probabilities, offsets, weights",
+    "retrain": "fit the weighted model and the comparison arms",
+    "evaluate": "judge every arm on the untouched test rows",
+    "report": "one HTML page that stands alone",
+    "run": "all stages in order",
+    "demo": "all stages on a simulated clickstream",
+    "doctor": "check Java, jars, workers, slots, disk and tracking store",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job; returns the exit status (0 worked, 1 failed, 2 wrong usage)."""
+    options = _parser().parse_args(argv)
+    job, began = options.job, time.monotonic()
+    progress = Progress(quiet=options.quiet)
+    with _stdout_is_ours() as emit, _terminable():
+        try:
+            result, run_id, details = _run(options, progress)
+        except SieError as error:
+            progress.console.print(
+                f"[bold red]error[/bold red] {error}\n[bold]remedy[/bold] {error.remedy}", markup=True
+            )
+            emit(failure(job, time.monotonic() - began, error=str(error), remedy=error.remedy))
+            return 1
+        except KeyboardInterrupt:
+            remedy = "run the same command again: it goes on where the tables stand"
+            emit(failure(job, time.monotonic() - began, error="interrupted", remedy=remedy))
+            return 130
+        except Exception as error:  # last resort: a defect is reported as one, with its trace in a file
+            message, remedy = _unexpected(error, options)
+            progress.console.print(f"[bold red]error[/bold red] {message}\n[bold]remedy[/bold] {remedy}")
+            emit(failure(job, time.monotonic() - began, error=message, remedy=remedy))
+            return 1
+        if job in ("run", "demo", "evaluate"):
+            show(progress, result, details)
+        if result.report:
+            progress.say(f"report: {result.report}")
+        emit(success(job, time.monotonic() - began, result, run_id))
+    return 0
+
+
+def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, str | None, dict[str, Any]]:
+    root = Root(options.root)
+    config = _config(options, root)
+    check_tracking(config, root)
+    if options.job == "doctor":
+        return doctor.run(config, root, progress), None, {}
+    ctx = Context(config=config, root=root, progress=progress)
+    with root.lock(say=progress.warn):
+        tracker = Tracker(config, root)
+        try:
+            if options.job in ("run", "demo"):
+                result, run_id = run_all(ctx, tracker, simulate=_simulated(config, root))
+            else:
+                result, run_id = run_stage(options.job, ctx, tracker)
+            details = ctx.load_details("evaluate")
+        finally:
+            ctx.close()
+    return result, run_id, details
+
+
+def _config(options: argparse.Namespace, root: Root) -> Config:
+    name = options.config or "simulated"
+    config = load_config(
+        name, overrides=options.set, environment=options.environment, source=getattr(options, "source", None)
+    )
+    if config.dataset.source.path is None and config.dataset.name == "simulated":
+        config = load_config(
+            name, overrides=options.set, environment=options.environment, source=root.path("raw")
+        )
+    return config
+
+
+def _simulated(config: Config, root: Root) -> bool:
+    return config.dataset.source.path == root.path("raw")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sie", description="Which training samples matter.")
+    parser.add_argument("--version", action="version", version=f"sie_spark {__version__}")
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    for name in (*STAGES, "run", "demo", "doctor"):
+        job = jobs.add_parser(name, help=HELP[name], description=HELP[name])
+        job.add_argument("--config", help="YAML file, or the name of a shipped data set (default: simulated)")
+        job.add_argument("--source", help="raw records: file, directory or glob (dataset.source.path)")
+        job.add_argument("--root", default="runs/default", help="everything a run makes lies under it")
+        job.add_argument("--environment", choices=["local", "cluster", "databricks"], help="overlay in conf/")
+        job.add_argument(
+            "--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting"
+        )
+        job.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+@contextmanager
+def _stdout_is_ours() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Send everything that prints to stdout (the JVM too) to stderr, and yield what writes the last line."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+
+    def emit(result: dict[str, Any]) -> None:
+        sys.stdout.flush()
+        os.write(ours, (line(result) + "\n").encode())
+
+    try:
+        yield emit
+    finally:
+        sys.stdout.flush()
+        os.dup2(ours, 1)
+        os.close(ours)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a job as Ctrl-C does, so that it still says what it did."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread (a notebook server)
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _unexpected(error: Exception, options: argparse.Namespace) -> tuple[str, str]:
+    first = str(error).strip().splitlines()
+    message = f"{options.job}: unexpected {type(error).__name__}: {first[0][:300] if first else ''}"
+    try:
+        file = Root(options.root).write_bytes(
+            traceback.format_exc().encode(), "logs", f"{options.job}-error.txt"
+        )
+    except (OSError, PlatformError):
+        return message, "run 'sie doctor'; if it finds nothing, this is a defect: please report it"
+    return message, f"run 'sie doctor'; if it finds nothing, report this with {file}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

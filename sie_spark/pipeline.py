@@ -1,0 +1,62 @@
+"""The order of the stages, and what surrounds each: a child run, its table versions, its progress."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from contextlib import ExitStack
+
+from sie_spark.platform.context import Context
+from sie_spark.platform.result import StageResult
+from sie_spark.platform.tracking import Tracker
+
+STAGES: dict[str, str] = {
+    "simulate": "sie_spark.clickstream.simulate",
+    "ingest": "sie_spark.clickstream.ingest",
+    "samples": "sie_spark.clickstream.samples",
+    "encode": "sie_spark.features.encode",
+    "train": "sie_spark.training.train",
+    "score": "sie_spark.importance.score",
+    "weigh": "sie_spark.weighting.weigh",
+    "retrain": "sie_spark.training.retrain",
+    "evaluate": "sie_spark.evaluation.evaluate",
+    "report": "sie_spark.report.report",
+}
+
+
+def run_stage(name: str, ctx: Context, tracker: Tracker, *, nested: bool = False) -> tuple[StageResult, str]:
+    """Run one stage inside its own MLflow run; returns the result and the run's id."""
+    stage = importlib.import_module(STAGES[name])
+    with tracker.run(name, ctx.config, nested=nested) as run_id, ctx.progress.step(name):
+        began = time.monotonic()
+        result: StageResult = stage.run(ctx)
+        if result.skipped:
+            ctx.progress.say(f"{name}: up to date, nothing written")
+        else:
+            ctx.save_seconds(name, time.monotonic() - began)
+        tracker.log(result)
+    return result, run_id
+
+
+def run_all(ctx: Context, tracker: Tracker, *, simulate: bool) -> tuple[StageResult, str]:
+    """Every stage in order under one parent run; rows are those of ingest, metrics those of evaluate."""
+    total = StageResult(skipped=True)
+    with ExitStack() as stack:
+        run_id = stack.enter_context(tracker.run("run", ctx.config))
+        for name in STAGES:
+            if name == "simulate" and not simulate:
+                continue
+            result, _ = run_stage(name, ctx, tracker, nested=True)
+            for table, ref in result.inputs.items():
+                if table not in total.outputs:
+                    total.inputs.setdefault(table, ref)
+            total.outputs.update(result.outputs)
+            total.metrics.update(result.metrics)
+            total.skipped &= result.skipped or name == "report"
+            total.report = result.report or total.report
+            if name == "ingest":
+                total.rows = result.rows
+        tracker.log(StageResult(total.inputs, total.outputs, total.rows, total.metrics))
+        if total.report:
+            tracker.log(StageResult(artifacts=[total.report]))
+    return total, run_id

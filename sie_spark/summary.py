@@ -1,0 +1,40 @@
+"""The table at the end of a run: the arms side by side, with their intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sie_spark.platform.progress import Progress
+from sie_spark.platform.result import StageResult
+
+ARMS = {"full": "all rows", "weighted": "weighted subset", "random": "random subset"}
+MEASURES = {"auc": ".4f", "ne": ".4f", "logloss": ".4f", "calibration": ".3f"}
+
+
+def show(progress: Progress, result: StageResult, details: dict[str, Any]) -> None:
+    """Print what a person wants to know first."""
+    metrics = result.metrics
+    intervals: dict[str, Any] = details.get("intervals", {})
+    rows = []
+    for arm, title in ARMS.items():
+        if f"auc_{arm}" not in metrics:
+            continue
+        cells = [title]
+        for measure, form in MEASURES.items():
+            value, span = metrics.get(f"{measure}_{arm}"), intervals.get(f"{measure}_{arm}")
+            text = "-" if value is None else format(value, form)
+            if span and measure == "auc":
+                text += f" [{span[0]:.4f}, {span[1]:.4f}]"
+            cells.append(text)
+        rows.append(cells)
+    kept = metrics.get("kept_fraction")
+    title = "Test rows, never seen by any fit" + (
+        f"; subset keeps {kept:.1%} of the training rows" if kept else ""
+    )
+    progress.table(title, ["trained on", "AUC [95 %]", "norm. entropy", "log-loss", "calibration"], rows)
+    if result.rows is not None and result.rows.read:
+        counts = result.rows
+        progress.say(
+            f"rows read {counts.read:,} = events {counts.kept:,} + quarantined {counts.quarantined:,}"
+            f" + duplicates {counts.duplicate:,}"
+        )
