@@ -1,0 +1,70 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sie_spark.cli import main
+
+
+def last_line(capfd: pytest.CaptureFixture[str]) -> dict:
+    return json.loads(capfd.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "remedy"),
+    [
+        (["run", "--config", "nowhere"], "'nowhere' not found", "trivago"),
+        (["run", "--config", "trivago", "--set", "pilot.fractoin=1"], "pilot.fractoin", "fraction"),
+        (["run", "--config", "trivago", "--root", "s3://bucket/x"], "object store", "mlflow.tracking_uri"),
+        (["run", "--root", "/proc/nothing"], "--root /proc/nothing", "choose a directory"),
+    ],
+)
+def test_failures_end_with_one_json_line_and_a_remedy(
+    arguments: list[str], error: str, remedy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if "--root" not in arguments:
+        arguments = [*arguments, "--root", str(tmp_path)]
+    assert main(arguments) == 1
+    said = last_line(capfd)
+    assert said["ok"] is False and said["schema_version"] == 1 and said["job"] == "run"
+    assert error in said["error"] and remedy in said["remedy"]
+    assert "Traceback" not in said["error"]
+
+
+def test_a_stage_before_its_time_says_which_comes_first(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sie_spark.cli",
+            "weigh",
+            "--root",
+            str(tmp_path),
+            "--set",
+            "session.memory=1g",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1
+    assert "'scores' does not exist" in said["error"] and "sie score" in said["remedy"]
+    assert "Traceback" not in done.stderr
+
+
+test_a_stage_before_its_time_says_which_comes_first = pytest.mark.spark(
+    test_a_stage_before_its_time_says_which_comes_first
+)
+
+
+def test_every_job_has_its_shim() -> None:
+    from sie_spark.pipeline import STAGES
+
+    folder = Path(__file__).resolve().parents[2] / "jobs"
+    assert {file.stem for file in folder.glob("*.py")} >= {*STAGES, "run", "demo", "doctor"}
+    for file in folder.glob("*.py"):
+        assert f'main(["{file.stem}"' in file.read_text()
+        assert len(file.read_text().splitlines()) <= 12
