@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +102,19 @@ def load_config(
     return validate(Config, data, where=str(file))
 
 
-def conf_dir() -> Path:
-    """The shipped settings: inside an installed wheel, or ``conf/`` beside the package in a checkout."""
-    package = Path(__file__).resolve().parents[2]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+def conf_dir() -> Traversable:
+    """The shipped settings: inside a wheel (a zip on spark-submit), or ``conf/`` of a checkout."""
+    installed = resources.files("sie_spark") / "conf"
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[3] / "conf"
 
 
 def shipped_datasets() -> list[str]:
     """Names of the data sets that come with the package."""
-    return sorted(file.stem for file in (conf_dir() / "datasets").glob("*.yaml"))
+    names = (file.name for file in (conf_dir() / "datasets").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def _find(path: str | Path) -> Path:
+def _find(path: str | Path) -> Traversable:
     file = Path(path)
     if file.is_file():
         return file
@@ -125,11 +127,11 @@ def _find(path: str | Path) -> Path:
     )
 
 
-def _shipped(name: str) -> Path:
-    return conf_dir() / name
+def _shipped(name: str) -> Traversable:
+    return conf_dir().joinpath(*name.split("/"))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Traversable) -> dict[str, Any]:
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,0 +1,123 @@
+"""The wheel under a real scheduler gives the same tables as local mode."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyspark
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = ["simulator.impressions=12000", "simulator.days=3", "evaluation.bootstrap=20", "training.processes=2"]
+COMPARED = {
+    "events": "event_id",
+    "quarantine": "record_id",
+    "impressions": "impression_id",
+    "samples": "sample_id",
+    "training_set": "sample_id",
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.spark]
+
+
+def settings() -> list[str]:
+    return [word for pair in SMALL for word in ("--set", pair)]
+
+
+def run(command: list[str], **more: Any) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY, **more)
+    assert done.returncode == 0, done.stderr[-4000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert said["ok"], said
+    return said
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
+    subprocess.run(build, check=True, capture_output=True, cwd=REPOSITORY)
+    return next(out.glob("*.whl"))
+
+
+def test_spark_submit_gives_the_tables_of_local_mode(wheel: Path, tmp_path: Path, spark: Any) -> None:
+    home = Path(pyspark.__file__).parent
+    submit = [
+        str(home / "bin" / "spark-submit"),
+        "--master",
+        "local-cluster[2,1,2048]",
+        "--properties-file",
+        "conf/spark-defaults.conf",
+        "--conf",
+        "spark.sql.shuffle.partitions=4",
+        "--conf",
+        "spark.executor.memory=1g",
+        "--py-files",
+        str(wheel),
+        "jobs/run.py",
+    ]
+    environment = {
+        **os.environ,
+        "SPARK_HOME": str(home),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "SIE_PSEUDONYM_KEY": "the same key on both sides",
+    }
+    environment.pop("PYSPARK_GATEWAY_PORT", None)
+    cluster, local = tmp_path / "cluster", tmp_path / "local"
+    common = ["--config", "simulated", *settings()]
+    run(
+        [
+            *submit,
+            *common,
+            "--environment",
+            "cluster",
+            "--set",
+            "training.processes=2",
+            "--root",
+            str(cluster),
+        ],
+        env=environment,
+    )
+    run([sys.executable, "-m", "sie_spark.cli", "run", *common, "--root", str(local)], env=environment)
+
+    for table, key in COMPARED.items():
+        ours, theirs = (
+            spark.read.format("delta").load(f"{root}/tables/{table}").drop("ingest_id", "source_file")
+            for root in (cluster, local)
+        )
+        columns = [
+            name
+            for name, kind in ours.dtypes
+            if not (table == "training_set" and kind in ("float", "double"))
+        ]
+        assert sorted(ours.columns) == sorted(theirs.columns)
+        if table == "training_set":  # pi comes from a model fitted by another number of threads
+            columns = [name for name in columns if name != "policy_version"]
+            columns = [name for name in columns if name in {"cat", "label", key, "event_date"}]
+            ours, theirs = ours.where("arm = 'random'"), theirs.where("arm = 'random'")
+        left, right = ours.select(*columns), theirs.select(*columns)
+        assert left.count() > 0 or table == "quarantine"
+        assert left.exceptAll(right).count() == 0 and right.exceptAll(left).count() == 0, table
+
+
+def test_spark_defaults_name_the_pinned_delta() -> None:
+    import importlib.metadata
+
+    text = (REPOSITORY / "conf" / "spark-defaults.conf").read_text()
+    found = re.search(r"delta-spark_([\d.]+)_2\.13:([\d.]+)", text)
+    assert found is not None
+    assert found.group(1) == ".".join(pyspark.__version__.split(".")[:2])
+    assert found.group(2) == importlib.metadata.version("delta-spark")
+
+
+def test_no_master_package_or_path_outside_the_session_helper() -> None:
+    for file in [*(REPOSITORY / "sie_spark").rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")]:
+        if file.name != "session.py":
+            text = file.read_text()
+            assert ".master(" not in text and "spark.jars" not in text.replace("through spark.jars", ""), file
