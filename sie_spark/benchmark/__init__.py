@@ -1,1 +1,0 @@
-"""Arms, data sets and seeds, compared."""
