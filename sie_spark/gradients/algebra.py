@@ -59,7 +59,10 @@ def _own(form: Form, squares: Squares) -> Tensor:
     gram = steps * steps < p * q
     block = max(1, _BLOCK // (2 * steps * steps if gram else p * q))
     return torch.cat(
-        [_block(d, x, gram) for d, x in zip(form.delta.split(block), form.x.split(block), strict=True)]
+        [
+            _block(d, x, gram)
+            for d, x in zip(torch.split(form.delta, block), torch.split(form.x, block), strict=True)
+        ]
     )
 
 
@@ -67,7 +70,8 @@ def _block(delta: Tensor, x: Tensor, gram: bool) -> Tensor:
     if gram:
         # A Gram sum may round to just below zero, a squared norm may not.
         return ((delta @ delta.mT) * (x @ x.mT)).sum(dim=(1, 2)).clamp_(min=0)
-    return torch.linalg.vector_norm(delta.mT @ x, dim=(1, 2)).square_()
+    norm: Tensor = torch.linalg.vector_norm(delta.mT @ x, dim=(1, 2))
+    return norm.square_()
 
 
 def _rows(form: Rows, squares: Squares) -> Tensor:

@@ -81,7 +81,7 @@ def _outer(left: Tensor, right: Tensor, stacked: Tensor) -> Tensor:
     flat = stacked.view(a, k * b)
     parts = [
         (u @ flat).view(-1, steps, k, b).mul_(v.unsqueeze(2)).sum(dim=(1, 3))
-        for u, v in zip(left.split(block), right.split(block), strict=True)
+        for u, v in zip(torch.split(left, block), torch.split(right, block), strict=True)
     ]
     return torch.cat(parts)
 
@@ -99,6 +99,6 @@ def _rows(form: Rows, stacked: Tensor) -> Tensor:
     block = max(1, _BLOCK // max(1, positions * k * q))
     parts = [
         functional.embedding(ids, flat).view(-1, positions, k, q).mul_(d.unsqueeze(2)).sum(dim=(1, 3))
-        for ids, d in zip(form.ids.split(block), delta.split(block), strict=True)
+        for ids, d in zip(torch.split(form.ids, block), torch.split(delta, block), strict=True)
     ]
     return torch.cat(parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from sie_spark.gradients.capture import Recorded, evaluating, prove_coverage, re
 from sie_spark.gradients.errors import GradientError, UnsupportedLayer, UnsupportedLoss, UnsupportedParameter
 from sie_spark.gradients.fallback import LIMIT, jacobian
 from sie_spark.gradients.forms import Dense, Form
-from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace
+from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace, merge
 from sie_spark.gradients.registry import Call, find_rule, refusal
 
 __all__ = ["Engine", "Result", "per_sample"]
@@ -53,6 +54,9 @@ class Engine:
             change between calls, its structure may not.
         materialise: names of small raw parameters (at most 1024 entries) whose gradients may be formed
             entry by entry because no layer with a rule owns them.
+        block: samples that run through the model together; a batch whose inputs all have the sample
+            first is cut into such blocks, which changes no result. None never cuts the batch, for
+            models whose inputs are not all sample-first (flat ids with offsets).
 
     Raises:
         UnsupportedParameter: a trainable parameter is covered by no rule; the message names it.
@@ -60,8 +64,11 @@ class Engine:
             normalisation in train mode, ``max_norm``, ``nn.MultiheadAttention``).
     """
 
-    def __init__(self, model: nn.Module, *, materialise: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, *, materialise: Collection[str] = (), block: int | None = 1024
+    ) -> None:
         self.model = model
+        self.block = block
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.materialise = _known(materialise, self.parameters)
         names = {id(p): name for name, p in self.parameters.items() if name not in self.materialise}
@@ -85,29 +92,50 @@ class Engine:
         """Measure ``quantities`` for one batch. See :func:`per_sample`."""
         self._check_structure()
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
-            output, calls = record(self.layers, lambda: self.model(**inputs))
-            if not self._probed:
-                self._probe(inputs, output)
-            losses = loss(output)
+            blocks = [record(self.layers, partial(self.model, **part)) for part in self._split(inputs)]
+            # The loss sees the whole batch, cut off from the graphs of the blocks.
+            output = _joined([block_output for block_output, _ in blocks]).requires_grad_()
+            losses = loss(output.clone())
             _check_loss(losses, output)
-            used = prove_coverage(losses, calls, self._names) if losses.requires_grad else []
-            trace = Trace({name: p.shape for name, p in self.parameters.items()}, self._order(calls))
+            prove_coverage(losses, [], self._names)
+            if not self._probed:
+                self._probe(inputs, output, losses)
+            trace = Trace({name: p.shape for name, p in self.parameters.items()}, self._order(blocks[0][1]))
             needed = frozenset[str]().union(*(quantity.needs(trace) for quantity in quantities))
+            raw = {k: jacobian(self.model, k, inputs, loss) for k in self.materialise if k in needed}
+            heads = _head_gradients(losses, output)
+        measured: list[list[Measured]] = []
+        start = 0
+        while blocks:
+            # Taken off the list, so that a block's graph and gradients are freed before the next.
+            block_output, calls = blocks.pop(0)
+            rows = slice(start, start := start + len(block_output))
+            used = prove_coverage(block_output, calls, self._names)
             used = [call for call in used if needed.intersection(self._own[call.name].values())]
-            raw = self._raw(inputs, loss, needed)
-            deltas = _backward(losses, used)
-        result = Result(output=output.detach(), loss=losses.detach())
-        with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
-            for task, of_task in enumerate(deltas):
-                one = Measured() if len(deltas) > 1 else result
-                rows = {name: value[:, task] if value.dim() == 3 else value for name, value in raw.items()}
-                self._measure(trace, used, of_task, rows, quantities, losses, one)
-                result.tasks += (one,) if len(deltas) > 1 else ()
-            if len(deltas) > 1:
-                total = [sum(parts[1:], parts[0]) for parts in zip(*deltas, strict=True)]
-                summed = {name: value.sum(dim=1) for name, value in raw.items()}
-                self._measure(trace, used, total, summed, quantities, losses, result)
-        return result
+            deltas = _backward(block_output, [head[rows] for head in heads], used)
+            with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
+                zeros = torch.zeros(
+                    len(block_output), dtype=_accumulation(losses.dtype), device=losses.device
+                )
+                columns = [{k: v[rows, task] for k, v in raw.items()} for task in range(len(heads))]
+                if losses.dim() == 1:
+                    columns = [{k: v[rows] for k, v in raw.items()}]
+                else:
+                    deltas.append([sum(parts[1:], parts[0]) for parts in zip(*deltas, strict=True)])
+                    columns.append({k: v[rows].sum(dim=1) for k, v in raw.items()})
+                forms = [self._forms(used, d, c, zeros) for d, c in zip(deltas, columns, strict=True)]
+                measured.append([_measure(Gradients(trace, f, Squares(), zeros), quantities) for f in forms])
+        *tasks, total = [merge(parts) for parts in zip(*measured, strict=True)]
+        return Result(**vars(total), output=output.detach(), loss=losses.detach(), tasks=tuple(tasks))
+
+    def _split(self, inputs: Inputs) -> list[Inputs]:
+        """Blocks of the batch small enough that a layer's activations stay in the cache between operations."""
+        sizes = {x.shape[0] if x.dim() else 0 for x in inputs.values()}
+        if self.block is None or len(sizes) != 1:
+            return [inputs]
+        count = max(1, round(sizes.pop() / self.block))
+        pieces = {name: x.tensor_split(count) for name, x in inputs.items()}
+        return [{name: parts[i] for name, parts in pieces.items()} for i in range(count)]
 
     def _check_structure(self) -> None:
         if self._identity != frozenset(id(p) for p in self.model.parameters() if p.requires_grad):
@@ -123,52 +151,47 @@ class Engine:
         last = {call.name: position for position, call in enumerate(calls)}
         return {name: tuple(self._own[name].values()) for name in sorted(last, key=last.__getitem__)}
 
-    def _probe(self, inputs: Inputs, output: Tensor) -> None:
+    def _probe(self, inputs: Inputs, output: Tensor, losses: Tensor) -> None:
         """Score the first sample alone, once: it must come out as in the batch, layer by layer.
 
         Catches what shapes cannot: samples that read each other, and calls whose first dimension is
         not the sample but happens to be as long as the batch.
         """
-        n = output.shape[0] if output.dim() else 0
-        if n < 2 or any(x.dim() == 0 or x.shape[0] != n for x in inputs.values()):
+        n = len(output)
+        if n < 2 or self.block is None or any(x.dim() == 0 or len(x) != n for x in inputs.values()):
             return
         alone, calls = record(self.layers, lambda: self.model(**{key: x[:1] for key, x in inputs.items()}))
         for call in calls:
             if call.leading != 1:
                 raise _not_samples(call.name, call.leading, 1)
         tolerance = 1e-3 if output.dtype in (torch.float32, torch.float64) else 5e-2
+        expected = output[0].detach().float()
         if alone.shape[0] != 1 or not torch.allclose(
-            alone[0].float(), output[0].float(), rtol=tolerance, atol=tolerance, equal_nan=True
+            alone[0].detach().float(), expected, rtol=tolerance, atol=tolerance, equal_nan=True
         ):
             raise UnsupportedLayer(
                 f"the first sample scores {alone.flatten()[:3].tolist()} alone and "
-                f"{output[0].flatten()[:3].tolist()} in its batch, so samples are not independent",
+                f"{expected.flatten()[:3].tolist()} in its batch, so samples are not independent",
                 remedy="remove what couples them (in-batch statistics or negatives, random layers) while scoring",
+            )
+        (influence,) = torch.autograd.grad(losses[0].sum(), output, retain_graph=True, allow_unused=True)
+        if influence is not None and bool(influence[1:].any()):
+            raise UnsupportedLoss(
+                "the loss of the first sample depends on the outputs of others",
+                remedy="use a loss that treats samples one by one (no in-batch softmax or pairs)",
             )
         self._probed = True
 
-    def _raw(self, inputs: Inputs, loss: Loss, needed: frozenset[str]) -> dict[str, Tensor]:
-        return {name: jacobian(self.model, name, inputs, loss) for name in self.materialise if name in needed}
-
-    def _measure(
-        self,
-        trace: Trace,
-        calls: Sequence[Recorded],
-        deltas: Sequence[Tensor],
-        raw: Mapping[str, Tensor],
-        quantities: Sequence[Quantity],
-        losses: Tensor,
-        into: Measured,
-    ) -> None:
+    def _forms(
+        self, calls: Sequence[Recorded], deltas: Sequence[Tensor], raw: Mapping[str, Tensor], zeros: Tensor
+    ) -> dict[str, list[Form]]:
+        """Every parameter's factored gradients of one block and task."""
         forms: dict[str, list[Form]] = {name: [Dense(_accumulated(value))] for name, value in raw.items()}
         for call, delta in zip(calls, deltas, strict=True):
-            for key, form in self._apply(call, delta, len(losses)).items():
+            for key, form in self._apply(call, delta, len(zeros)).items():
                 if key in self._own[call.name]:
                     forms.setdefault(self._own[call.name][key], []).append(form)
-        zeros = torch.zeros(len(losses), dtype=_accumulation(losses.dtype), device=losses.device)
-        gradients = Gradients(trace, forms, Squares(), zeros)
-        for quantity in quantities:
-            quantity.measure(gradients, into)
+        return forms
 
     def _apply(self, call: Recorded, delta: Tensor, n: int) -> Mapping[str, Form]:
         call.unchanged()
@@ -277,22 +300,46 @@ def _check_loss(losses: Tensor, output: Tensor) -> None:
         )
 
 
-def _backward(losses: Tensor, calls: Sequence[Recorded]) -> list[list[Tensor]]:
-    """Gradients of each task's summed loss in each call's output: one list a task ([N]: one task)."""
+def _joined(outputs: Sequence[Any]) -> Tensor:
+    """The batch's output, detached."""
+    for output in outputs:
+        if not isinstance(output, Tensor) or output.dim() < 1 or not output.is_floating_point():
+            raise UnsupportedLoss(
+                f"the model returned {type(output).__name__}, not one floating tensor [N, ...]",
+                remedy="wrap the model so that it returns one tensor, for example [N, tasks]",
+            )
+    return torch.cat([output.detach() for output in outputs])
+
+
+def _head_gradients(losses: Tensor, output: Tensor) -> list[Tensor]:
+    """Gradient of each task's summed loss in the model's output; one entry for a loss [N]."""
     tasks = [losses] if losses.dim() == 1 else list(losses.unbind(dim=1))
+    heads = []
+    for task in tasks:
+        (head,) = torch.autograd.grad(task.sum(), output, retain_graph=True, allow_unused=True)
+        heads.append(torch.zeros_like(output) if head is None else head)
+    return heads
+
+
+def _backward(output: Tensor, heads: Sequence[Tensor], calls: Sequence[Recorded]) -> list[list[Tensor]]:
+    """Gradients in each call's output, one list a task."""
     if not calls:
-        return [[] for _ in tasks]
+        return [[] for _ in heads]
     edges = [call.edge for call in calls]
-    gradients: list[list[Tensor]] = []
-    for position, task in enumerate(tasks):
+    gradients = []
+    for position, head in enumerate(heads):
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            [task], edges, [torch.ones_like(task)], retain_graph=position < len(tasks) - 1, allow_unused=True
+            [output], edges, [head], retain_graph=position < len(heads) - 1, allow_unused=True
         )
-        # A call that this task does not depend on has no gradient; the sum over tasks needs its zeros.
-        gradients.append(
-            [call.zeros() if delta is None else delta for call, delta in zip(calls, found, strict=True)]
-        )
+        gradients.append([call.zeros() if d is None else d for call, d in zip(calls, found, strict=True)])
     return gradients
+
+
+def _measure(gradients: Gradients, quantities: Sequence[Quantity]) -> Measured:
+    into = Measured()
+    for quantity in quantities:
+        quantity.measure(gradients, into)
+    return into
 
 
 def _accumulation(dtype: torch.dtype) -> torch.dtype:

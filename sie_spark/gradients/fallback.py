@@ -43,7 +43,7 @@ def jacobian(
 
     try:
         with torch.no_grad():
-            return jacfwd(value, chunk_size=_CHUNK)(parameter.flatten())
+            return cast(Tensor, jacfwd(value, chunk_size=_CHUNK)(parameter.flatten()))  # type: ignore[call-arg]
     except NotImplementedError as error:
         raise UnsupportedParameter(
             f"parameter {name!r} passes through an operation without a forward derivative: {error}",

@@ -89,7 +89,8 @@ def project(name: str, shape: Sequence[int], forms: Sequence[Form], *, rank: int
 def _side(index: Tensor, length: int, rank: int, key: int) -> Tensor:
     """Rows of the projection [length, rank] at ``index``: the identity when nothing is to be saved."""
     if rank == length:
-        return torch.nn.functional.one_hot(index, length).double()
+        identity = torch.eye(length, dtype=torch.float64, device=index.device)
+        return torch.nn.functional.embedding(index, identity)
     return signs(index, rank, key).double() / rank**0.5
 
 

@@ -19,7 +19,7 @@ from sie_spark.gradients.errors import GradientError
 from sie_spark.gradients.forms import Form
 from sie_spark.gradients.projection import project, projected_size
 
-__all__ = ["Dots", "Gradients", "LastLayer", "Measured", "Norms", "Projections", "Quantity", "Trace"]
+__all__ = ["Dots", "Gradients", "LastLayer", "Measured", "Norms", "Projections", "Quantity", "Trace", "merge"]
 
 Groups = Callable[[str], str] | Mapping[str, Sequence[str]]
 
@@ -42,6 +42,20 @@ class Measured:
     last_layer_squared_norm: Tensor | None = None
     dots: dict[str, Tensor] = field(default_factory=dict)
     projections: dict[str, Tensor] = field(default_factory=dict)
+
+
+def merge(parts: Sequence[Measured]) -> Measured:
+    """The results of consecutive blocks of samples, as of one batch."""
+    if len(parts) == 1:
+        return parts[0]
+    into = Measured()
+    for name in vars(into):
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], dict):
+            setattr(into, name, {key: torch.cat([value[key] for value in values]) for key in values[0]})
+        elif values[0] is not None:
+            setattr(into, name, torch.cat(values))
+    return into
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class FieldEmbedding(nn.Module):
         self.table = nn.Embedding(sum(sizes), dim, sparse=sparse)
 
     def forward(self, cat: Tensor) -> Tensor:
+        """Look up every field of every row."""
         if cat.shape[-1] != self.offsets.numel():
             raise ValueError(
                 f"FieldEmbedding has {self.offsets.numel()} fields, the batch has {cat.shape[-1]}: "
@@ -63,7 +64,8 @@ class CrossV1(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x0: Tensor, x: Tensor) -> Tensor:
-        return torch.addcmul(x + self.bias, x0, (x @ self.weight).unsqueeze(-1))
+        """Cross ``x`` with the layer stack's first input ``x0``."""
+        return x0 * (x @ self.weight).unsqueeze(-1) + self.bias + x
 
 
 class CrossV2(nn.Module):
@@ -74,7 +76,9 @@ class CrossV2(nn.Module):
         self.linear = nn.Linear(dim, dim)
 
     def forward(self, x0: Tensor, x: Tensor) -> Tensor:
-        return torch.addcmul(x, x0, self.linear(x))
+        """Cross ``x`` with the layer stack's first input ``x0``."""
+        # Not addcmul: its derivative multiplies by its scalar factor, two more passes over [N, d].
+        return x0 * cast(Tensor, self.linear(x)) + x
 
 
 class FM(nn.Module):
@@ -84,6 +88,7 @@ class FM(nn.Module):
     """
 
     def forward(self, factors: Tensor) -> Tensor:
+        """Sum of the inner products of all pairs of fields."""
         square_of_sum = factors.sum(dim=1).square()
         sum_of_square = factors.square().sum(dim=1)
         return 0.5 * (square_of_sum - sum_of_square).sum(dim=-1)
@@ -101,6 +106,7 @@ class Bias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n))
 
     def forward(self, logit: Tensor) -> Tensor:
+        """Add the constant."""
         n = self.bias.numel()
         if n > 1 and (logit.dim() < 2 or logit.shape[-1] != n):
             # Broadcasting would pair biases with samples whenever the batch happens to have n rows.
@@ -133,7 +139,7 @@ class MultiHeadAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
 
     def forward(
         self,
@@ -143,6 +149,7 @@ class MultiHeadAttention(nn.Module):
         *,
         mask: Tensor | None = None,
     ) -> Tensor:
+        """The attended values; key defaults to query, value to key."""
         return self.attend(query, key, value, mask=mask)[0]
 
     def attend(
