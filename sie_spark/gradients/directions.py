@@ -52,7 +52,7 @@ class Directions:
                 products = _rows(form, stacked)
             elif isinstance(form, Dense):
                 stacked, columns = self._stack(name, form.grad, transpose=False)
-                products = form.grad @ stacked.flatten(0, 1).reshape(len(columns), -1).mT
+                products = form.grad @ stacked.transpose(0, 1).flatten(1).mT
             else:
                 # Contract the longer side by a matrix product, so that the shorter is left to reduce.
                 swap = form.delta.shape[2] < form.x.shape[2]

@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacfwd
+from torch.func import functional_call, jvp, vmap
 
 from sie_spark.gradients.errors import UnsupportedParameter
 
@@ -37,13 +37,17 @@ def jacobian(
             remedy="move it into a layer of its own and register a rule (sie_spark.gradients.rule)",
         )
 
-    def value(flat: Tensor) -> Tensor:
-        output = functional_call(model, {name: flat.view_as(parameter)}, (), dict(inputs))
-        return loss(cast(Tensor, output))
+    def along(tangent: Tensor) -> Tensor:
+        def value(entries: Tensor) -> Tensor:
+            return loss(cast(Tensor, functional_call(model, {name: entries}, (), dict(inputs))))
 
+        return cast(Tensor, jvp(value, (parameter,), (tangent,))[1])
+
+    basis = torch.eye(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
     try:
         with torch.no_grad():
-            return cast(Tensor, jacfwd(value, chunk_size=_CHUNK)(parameter.flatten()))  # type: ignore[call-arg]
+            derivatives = vmap(along, chunk_size=_CHUNK)(basis.view(-1, *parameter.shape))
+            return derivatives.movedim(0, -1)
     except NotImplementedError as error:
         raise UnsupportedParameter(
             f"parameter {name!r} passes through an operation without a forward derivative: {error}",

@@ -8,10 +8,12 @@ that names the same seed and parameter projects alike.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sie_spark.gradients.forms import Dense, Form, Rows, matrix_shape
 
@@ -90,8 +92,8 @@ def _side(index: Tensor, length: int, rank: int, key: int) -> Tensor:
     """Rows of the projection [length, rank] at ``index``: the identity when nothing is to be saved."""
     if rank == length:
         identity = torch.eye(length, dtype=torch.float64, device=index.device)
-        return torch.nn.functional.embedding(index, identity)
-    return signs(index, rank, key).double() / rank**0.5
+        return functional.embedding(index, identity)
+    return signs(index, rank, key).double() / math.sqrt(rank)
 
 
 def _apply(x: Tensor, length: int, rank: int, key: int) -> Tensor:
