@@ -14,7 +14,12 @@ from sie_spark.platform.inputs import InputSpec
 
 
 def publish(
-    model: nn.Module, spec: InputSpec, example: dict[str, torch.Tensor], *, name: str, register: str | None = None
+    model: nn.Module,
+    spec: InputSpec,
+    example: dict[str, torch.Tensor],
+    *,
+    name: str,
+    register: str | None = None,
 ) -> str:
     """Log a model to the active MLflow run and return its URI.
 

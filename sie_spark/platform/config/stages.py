@@ -27,7 +27,11 @@ class Training(Settings):
     batch_size: int = Field(2048, ge=1, description="global: shared by the processes")
     learning_rate: float = Field(1e-3, gt=0)
     embedding_learning_rate: float | None = Field(None, description="default: learning_rate")
-    weight_decay: float = Field(0.0, ge=0)
+    embedding_optimizer: Literal["auto", "sparse", "dense"] = Field(
+        "auto", description="auto: tables of 20,000 rows and more update only the rows of the batch"
+    )
+    schedule: Literal["constant", "linear"] = Field("constant", description="linear: the rate falls to nothing")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled; embedding tables are exempt")
     min_steps: int = Field(
         0, ge=0, description="epochs are added until this many steps: small subsets need them"
     )
@@ -37,7 +41,7 @@ class Training(Settings):
     distributed: bool = True
     backend: Literal["gloo", "nccl"] = "gloo"
     seed: int = 7
-    shuffle_rows: int = Field(200_000, ge=1, description="rows of the shuffle buffer a rank holds")
+    shuffle_rows: int = Field(200_000, ge=1, description="rows a rank holds decoded at most, shuffled in quarters")
 
 
 class Pilot(Settings):
@@ -52,6 +56,9 @@ class Importance(Settings):
 
     scorers: list[str] = ["loss", "error", "grad_norm"]
     micro_batch: int = Field(4096, ge=1)
+    materialise: list[str] = Field(
+        [], description="small raw parameters of a user's model whose gradients may be formed entry by entry"
+    )
 
 
 class Weighting(Settings):
@@ -105,6 +112,7 @@ class Simulator(Settings):
     missed_clicks: float = Field(0.0, ge=0, lt=1, description="share of clicks that are not logged")
     duplicates: float = Field(0.0, ge=0, lt=1, description="share of records written twice")
     malformed: float = Field(0.0, ge=0, lt=1, description="share of records that are broken")
+    compression: Literal["none", "gzip"] = "gzip"
     seed: int = 1
 
 

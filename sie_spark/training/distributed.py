@@ -1,0 +1,144 @@
+"""Starts the ranks of a job: in this process, as processes beside it, or as barrier tasks of the cluster.
+
+TorchDistributor waits ten minutes and more where the cluster cannot run all ranks at once, so what it needs is
+checked first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from sie_spark.platform.config import Training
+from sie_spark.platform.errors import DataError, ModelError, PlatformError, SieError
+from sie_spark.platform.root import Root, read_bytes
+from sie_spark.training.checkpoint import drop_file
+from sie_spark.training.job import rank_main, run_rank
+from sie_spark.training.loop import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyspark.sql import SparkSession
+
+IN_PLACE = "or fit in the driver with --set training.distributed=false"
+KINDS: dict[str, type[SieError]] = {
+    kind.__name__: kind for kind in (DataError, ModelError, PlatformError, Stopped)
+}
+
+
+def launch(
+    spark: SparkSession, settings: Training, root: Root, folder: tuple[str, ...], job_uri: str
+) -> dict[str, Any]:
+    """Run all ranks of a saved job and return rank 0's history.
+
+    Raises
+    ------
+    PlatformError
+        when the cluster cannot hold all ranks at once.
+    SieError
+        what a rank raised.
+    """
+    if not settings.distributed:
+        return run_rank(job_uri, distributed=False)
+    local = is_local(spark)
+    check_cluster(spark, settings.processes, local=local)
+    drop_file(root, *folder, "error.json")
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    try:
+        with _loopback(local):
+            distributor = TorchDistributor(num_processes=settings.processes, local_mode=local, use_gpu=False)
+            history = distributor.run(rank_main, job_uri)
+    except Exception as error:  # what a rank raised arrives as text inside many types
+        raise _failure(root, folder, error) from error
+    if history is None:
+        raise ModelError(
+            "the distributed fit returned nothing", remedy=f"look at the executors' logs, {IN_PLACE}"
+        )
+    found: dict[str, Any] = history
+    return found
+
+
+def is_local(spark: SparkSession) -> bool:
+    """Whether Spark runs in one process (``local[..]``): its ranks then run beside the driver."""
+    master = str(spark.conf.get("spark.master", "") or "")
+    return master == "local" or master.startswith("local[")
+
+
+def threads_per_rank(spark: SparkSession, settings: Training) -> int:
+    """Torch threads: the machine's cores shared by local ranks, or the cores of a Spark task."""
+    if not settings.distributed or is_local(spark):
+        processes = settings.processes if settings.distributed else 1
+        return max(1, usable_cores() // processes)
+    return max(1, int(spark.conf.get("spark.task.cpus", "1") or 1))
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def check_cluster(spark: SparkSession, processes: int, *, local: bool) -> None:
+    """Fail at once where barrier execution could not start (SPARK-24942, SPARK-24819).
+
+    Raises
+    ------
+    PlatformError
+        for dynamic allocation, and for fewer task slots than processes.
+    """
+    if local:
+        return
+    if str(spark.conf.get("spark.dynamicAllocation.enabled", "false")).lower() == "true":
+        raise PlatformError(
+            "distributed training cannot run under dynamic allocation (SPARK-24942)",
+            remedy=f"submit with spark.dynamicAllocation.enabled=false and fixed executors, {IN_PLACE}",
+        )
+    slots = task_slots(spark)
+    if slots < processes:
+        raise PlatformError(
+            f"training.processes={processes}, but the cluster offers {slots} task slots (SPARK-24819)",
+            remedy=f"add executors or cores, lower training.processes, {IN_PLACE}",
+        )
+
+
+def task_slots(spark: SparkSession) -> int:
+    """Tasks that can run at once, as far as a session, classic or Connect, can see."""
+    from pyspark.sql import functions as F
+
+    cpus = max(1, int(spark.conf.get("spark.task.cpus", "1") or 1))
+    # a range without a partition count has as many partitions as the cluster has cores
+    cores = spark.range(100_000).select(F.spark_partition_id()).distinct().count()
+    return max(1, cores // cpus)
+
+
+@contextmanager
+def _loopback(local: bool) -> Iterator[None]:
+    """Local ranks talk over the loopback device where the machine's name does not resolve."""
+    wanted = {}
+    if local:
+        try:
+            socket.gethostbyname(socket.gethostname())
+        except OSError:
+            wanted = {"GLOO_SOCKET_IFNAME": "lo"}
+    added = {key: value for key, value in wanted.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+def _failure(root: Root, folder: tuple[str, ...], error: Exception) -> SieError:
+    with suppress(OSError, ValueError, KeyError):
+        said = json.loads(read_bytes(root.path(*folder, "error.json")))
+        return KINDS.get(said["kind"], ModelError)(said["error"], remedy=said["remedy"])
+    lines = [line.strip() for line in str(error).splitlines() if "Error" in line] or [str(error)[-300:]]
+    return ModelError(
+        f"the distributed fit failed: {lines[-1][:300]}",
+        remedy=f"look at the lines above and at the executors' logs, {IN_PLACE}",
+    )

@@ -1,0 +1,140 @@
+"""One fit as plain data, so that every rank, wherever it runs, builds the same model and reads the same rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sie_spark.models import build_model
+from sie_spark.platform.config import Model, Training
+from sie_spark.platform.errors import SieError
+from sie_spark.platform.inputs import InputSpec
+from sie_spark.platform.root import Root, read_bytes
+from sie_spark.training.checkpoint import load_state, save_model, save_state
+from sie_spark.training.feed import Feed, SamplingRate
+from sie_spark.training.loop import epochs_needed, fit, set_output_bias, stop_on_sigterm
+from sie_spark.training.manifest import Manifest
+from sie_spark.training.sync import Group
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rank needs to know; lies as ``job.json`` beside the model it makes.
+
+    Parameters
+    ----------
+    base_logit:
+        mean logit to start from: base-rate log-odds, less the offset.
+    mean_weight:
+        mean of the table's weights.
+    threads:
+        torch threads a rank.
+    """
+
+    root: str
+    arm: str
+    fingerprint: str
+    model: dict[str, Any]
+    inputs: dict[str, Any]
+    training: dict[str, Any]
+    epochs: int | None = None
+    base_logit: float | None = None
+    mean_weight: float = 1.0
+    rate_offset: float = 0.0
+    weight_by_rate: bool = False
+    threads: int = 1
+
+    @property
+    def folder(self) -> tuple[str, str, str]:
+        """Where its files lie under the root."""
+        return ("models", self.arm, self.fingerprint)
+
+    def save(self, manifest: Manifest) -> str:
+        """Write the job and its manifest; returns the job's path or URI."""
+        root = Root(self.root)
+        root.write_bytes(manifest.to_json(), *self.folder, "manifest.json")
+        return root.write_bytes(json.dumps(asdict(self)).encode(), *self.folder, "job.json")
+
+
+def run_rank(job_uri: str, *, distributed: bool) -> dict[str, Any]:
+    """Fit one rank's share of a job; rank 0 writes the model. Returns the fit's history as plain data.
+
+    A failure the user can mend is left as ``error.json`` beside the job, because what a worker raises
+    reaches the driver as text only.
+    """
+    job = Job(**json.loads(read_bytes(job_uri)))
+    root = Root(job.root)
+    torch.set_num_threads(max(1, job.threads))
+    try:
+        with _group(distributed, job.training["backend"]) as group:
+            return _fit(job, root, group)
+    except SieError as error:
+        if distributed:
+            failure = {"kind": type(error).__name__, "error": str(error), "remedy": error.remedy}
+            root.write_bytes(json.dumps(failure).encode(), *job.folder, "error.json")
+        raise
+
+
+def _fit(job: Job, root: Root, group: Group) -> dict[str, Any]:
+    settings, spec = Training(**job.training), InputSpec.from_dict(job.inputs)
+    manifest = Manifest.from_json(read_bytes(root.path(*job.folder, "manifest.json")))
+    state = load_state(root, job.folder)
+    feed = Feed(
+        manifest,
+        spec,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        rank=group.rank,
+        world=group.world,
+        shuffle_rows=settings.shuffle_rows,
+        lanes=state["position"]["lanes"] if state else None,
+        rate=SamplingRate(job.rate_offset, job.weight_by_rate),
+    )
+    model = build_model(Model(**job.model), spec, seed=settings.seed)
+    if state is None and job.base_logit is not None:
+        # every rank reads the same rows here, so that all start from the same weights
+        first = Feed(manifest, spec, batch_size=512, seed=settings.seed, shuffle_rows=2048)
+        set_output_bias(model, next(first.epoch(0)), job.base_logit)
+    with stop_on_sigterm() as stopping:
+        history = fit(
+            model,
+            feed,
+            settings,
+            epochs=epochs_needed(settings, feed.steps, job.epochs),
+            mean_weight=job.mean_weight,
+            group=group,
+            state=state,
+            save=lambda value: save_state(root, job.folder, value),
+            stopping=stopping,
+        )
+    if group.rank == 0:
+        save_model(
+            root, model, arm=job.arm, fingerprint=job.fingerprint, settings=Model(**job.model), inputs=spec
+        )
+    return {**history.as_dict(), "processes": group.world, "steps_per_epoch": feed.steps}
+
+
+@contextmanager
+def _group(distributed: bool, backend: str) -> Iterator[Group]:
+    if not distributed:
+        yield Group()
+        return
+    dist.init_process_group(backend)
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size())
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def rank_main(job_uri: str) -> dict[str, Any] | None:
+    """What TorchDistributor calls in each process; only rank 0 returns something, and it is small."""
+    history = run_rank(job_uri, distributed=True)
+    return history if os.environ.get("RANK", "0") == "0" else None

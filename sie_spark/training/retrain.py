@@ -1,0 +1,78 @@
+"""Stage ``retrain``: the same fit on the weighted subset, and on the comparison arms that are switched on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sie_spark.platform.context import Context
+from sie_spark.platform.result import StageResult, TableRef
+from sie_spark.training.arms import encoder, fit_arm, up_to_date
+from sie_spark.training.checkpoint import SavedModel, current_model, require_model, set_current
+from sie_spark.training.train import training_rows
+
+
+def run(ctx: Context) -> StageResult:
+    """Fit ``models/weighted`` and, as ``arms`` says, ``models/random`` and ``models/full``."""
+    subset, samples = ctx.catalog.ref("training_set"), ctx.catalog.ref("samples")
+    encoded, spec = encoder(ctx)
+    done: dict[str, Any] = {}
+    fresh = False
+    for arm in arms(ctx):
+        source = samples if arm == "full" else subset
+        fingerprint = ctx.fingerprint(
+            "retrain", "model", "training", arm=arm, version=source.version, rows=source.rows, encoder=encoded
+        )
+        if not up_to_date(ctx, arm, fingerprint):
+            fresh = True
+            if arm == "full" and same_as_reference(ctx, samples):
+                _adopt_reference(ctx, fingerprint)
+            else:
+                frame = (
+                    training_rows(ctx, samples.version)
+                    if arm == "full"
+                    else ctx.catalog.read("training_set", version=subset.version).where(f"arm = '{arm}'")
+                )
+                fit_arm(ctx, arm, frame, fingerprint=fingerprint, spec=spec)
+        done[arm] = require_model(ctx.root, arm).details
+    details = {"arms": done}
+    ctx.save_details("retrain", details)
+    metrics = {
+        f"{measure}_{arm}": float(found[key])
+        for arm, found in done.items()
+        for measure, key in (("train_rows", "rows"), ("train_steps", "steps"), ("train_seconds", "seconds"))
+    }
+    inputs = {"training_set": subset, "samples": samples}
+    return StageResult(inputs=inputs, metrics=metrics, details=details, skipped=not fresh)
+
+
+def arms(ctx: Context) -> list[str]:
+    """The arms this configuration fits."""
+    return [
+        "weighted",
+        *(["random"] if ctx.config.arms.random else []),
+        *(["full"] if ctx.config.arms.full else []),
+    ]
+
+
+def same_as_reference(ctx: Context, samples: TableRef) -> bool:
+    """Whether the pilot was fitted on all rows with the arm's own settings: the full arm is then that model."""
+    pilot, training = ctx.config.pilot, ctx.config.training
+    epochs = pilot.epochs or training.epochs
+    if pilot.fraction < 1 or epochs != training.epochs:
+        return False
+    encoded, _ = encoder(ctx)
+    expected = ctx.fingerprint(
+        "train", "model", "pilot", "training", samples=samples.version, rows=samples.rows, encoder=encoded
+    )
+    found = current_model(ctx.root, "reference")
+    return found is not None and found.fingerprint == expected
+
+
+def _adopt_reference(ctx: Context, fingerprint: str) -> None:
+    found = require_model(ctx.root, "reference")
+    ctx.progress.say(
+        "fit 'full': the reference model was fitted on all rows with the same settings; it is that model"
+    )
+    set_current(
+        ctx.root, SavedModel("full", fingerprint, found.path, {**found.details, "same_as": "reference"})
+    )
