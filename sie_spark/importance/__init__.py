@@ -1,1 +1,5 @@
-"""The catalogue of scorers and the Arrow workers that run them."""
+"""Scores of training samples, computed by Arrow workers in one pass."""
+
+from sie_spark.importance.registry import SCORERS, Backward, Scorer, register_scorer, scorer
+
+__all__ = ["SCORERS", "Backward", "Scorer", "register_scorer", "scorer"]

@@ -1,0 +1,46 @@
+"""exp(score) as a weight, as the source articles use it: bounded, of mean 1, and biased."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sie_spark.platform.config import Weighting
+from sie_spark.weighting.registry import register_policy
+from sie_spark.weighting.solve import rounded, solve_increasing
+from sie_spark.weighting.terms import Decision, Row
+
+LARGEST = 50.0  # exponent; beyond it every weight is capped anyway
+
+
+@register_policy
+class ExpScore:
+    """Uniformly drawn rows with weight ``min(c exp(z), cap)``, z the standardised score, c such that the mean is 1.
+
+    The score depends on the label, so the weighted fit converges to something else than the full data would give:
+    emphasis, not estimation.
+    """
+
+    name = "exp_score"
+    version = 1
+    uses_score = True
+    biased = True
+    corrects_by = "none"
+
+    def solve(self, pilot: Row, settings: Weighting) -> dict[str, float]:
+        """Mean and standard deviation of the score, and the scale c."""
+        mean, sd = rounded(float(np.mean(pilot.score))), rounded(float(np.std(pilot.score))) or 1.0
+        raw = np.exp(np.minimum((pilot.score - mean) / sd, LARGEST))
+        scale = solve_increasing(lambda c: float(np.mean(np.minimum(c * raw, settings.cap))), 1.0)
+        return {"mean": mean, "sd": sd, "scale": scale, "cap": settings.cap, "pi": settings.budget}
+
+    def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
+        """See the class."""
+        z = ops.minimum((row.score - constants["mean"]) / constants["sd"], LARGEST)
+        return Decision(
+            pi=ops.constant(row.p, constants["pi"]),
+            offset=ops.constant(row.p, 0.0),
+            weight=ops.minimum(ops.exp(z) * constants["scale"], constants["cap"]),
+        )

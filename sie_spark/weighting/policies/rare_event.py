@@ -1,0 +1,56 @@
+"""Every positive, optimal negatives, log-odds offset: the default for clicks (Wang, Zhang & Wang, NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sie_spark.platform.config import Weighting
+from sie_spark.weighting.registry import register_policy
+from sie_spark.weighting.solve import rounded, scale_for_budget
+from sie_spark.weighting.terms import Decision, Row
+
+
+@register_policy
+class RareEvent:
+    """Keep all y = 1, and y = 0 with ``pi(x) = min(1, max(rho phi(x), floor))``.
+
+    ``phi = t / E[t]`` with ``t = p ||d logit / d theta||``: the L-optimal measure, free of the label. The fit
+    maximises the likelihood of the kept rows, ``y (g + l) - log(1 + e^(g + l))`` with ``l = -log pi(x)`` on
+    *every* kept row, positives too; g is served. Exact for a well-specified model; under misspecification it
+    converges to another projection than the full data would (Horvitz-Thompson does not).
+
+    A row of p = .02 and norm 5 with E[t] = .2 has phi = .5; at rho = .1 a negative is kept with pi = .05 and
+    carries l = 3.0, and so does a positive, which is kept for certain.
+    """
+
+    name = "rare_event"
+    version = 1
+    uses_score = False
+    biased = False
+    corrects_by = "offset"
+
+    def solve(self, pilot: Row, settings: Weighting) -> dict[str, float]:
+        """rho for the budget that the positives leave to the negatives."""
+        negative = ~(pilot.label > 0)
+        t = pilot.p * pilot.norm
+        share = float(np.mean(negative))
+        target = (settings.budget - (1 - share)) / share if share else 1.0
+        mean = rounded(float(np.mean(t))) or 1.0
+        if target >= 1 or not share:
+            return {"mean": mean, "rho": 1.0, "floor": 1.0}
+        floor = rounded(settings.floor * target)
+        rho = scale_for_budget(t[negative] / mean, target, floor)
+        return {"mean": mean, "rho": rho, "floor": floor}
+
+    def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
+        """See the class."""
+        phi = row.p * row.norm / constants["mean"]
+        pi = ops.minimum(ops.maximum(phi * constants["rho"], constants["floor"]), 1.0)
+        return Decision(
+            pi=ops.where(row.label > 0, ops.constant(row.p, 1.0), pi),
+            offset=-ops.log(pi),
+            weight=ops.constant(row.p, 1.0),
+        )

@@ -1,0 +1,61 @@
+"""The kept rows of every arm as one projection over ``scores``: no join, no shuffle of rows that are dropped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sie_spark.training.draws import uniform_column
+from sie_spark.weighting.arms import Arm
+from sie_spark.weighting.terms import SPARK, Row
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+PURPOSES = {"weighted": "keep", "random": "keep_random"}
+
+
+def kept_rows(scores: DataFrame, arms: list[Arm], column: str, *, seed: int) -> DataFrame:
+    """Sample columns of the kept rows with arm, pi, offset, weight, seed, policy and policy_version."""
+    from pyspark.sql import functions as F
+
+    added = {"p", "logit_grad_norm", "scorer_version"}
+    samples = [name for name in scores.columns if name not in added and not name.startswith("score_")]
+    chosen = F.filter(F.array(*(_arm(arm, scores, column, seed) for arm in arms)), lambda arm: arm["keep"])
+    return scores.select(*samples, F.inline(chosen)).drop("keep")
+
+
+def summary_columns(arms: list[str]) -> list[Column]:
+    """Aggregates over kept rows, by arm."""
+    from pyspark.sql import functions as F
+
+    columns = []
+    for arm in arms:
+        here = F.col("arm") == arm
+        for word, value in (
+            ("kept", F.lit(1)),
+            ("weight", F.col("weight").cast("double")),
+            ("squares", F.col("weight").cast("double") ** 2),
+            ("positive", F.col("label").cast("double")),
+            ("inverse", 1 / F.col("pi")),
+        ):
+            columns.append(F.sum(F.when(here, value)).alias(f"{arm}:{word}"))
+    return columns
+
+
+def _arm(arm: Arm, scores: DataFrame, column: str, seed: int) -> Column:
+    from pyspark.sql import functions as F
+
+    score = F.col(column) if column in scores.columns else F.lit(0.0)
+    row = Row(F.col("label").cast("double"), F.col("p"), F.col("logit_grad_norm"), score)
+    decision = arm.decide(row, F.col("sampling_rate").cast("double"), SPARK)
+    draw = uniform_column(F.col("sample_id"), seed=seed, purpose=PURPOSES[arm.name])
+    return F.struct(
+        F.lit(arm.name).alias("arm"),
+        decision.pi.alias("pi"),
+        decision.offset.cast("float").alias("offset"),
+        decision.weight.cast("float").alias("weight"),
+        F.lit(seed).alias("seed"),
+        F.lit(arm.policy.name).alias("policy"),
+        F.lit(arm.policy_version).alias("policy_version"),
+        (draw < decision.pi).alias("keep"),
+    )

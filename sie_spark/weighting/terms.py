@@ -1,0 +1,94 @@
+"""The words a policy is written in, once, for numpy arrays and for Spark columns alike.
+
+A formula over :class:`Row` with the functions of :class:`Ops` runs in a unit test on arrays and in the job as a
+column expression, so that ``weigh`` is a filter with a projection and the tested formula is the one that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Values = Any  # a float64 array [N] or a Spark Column; both carry Python's arithmetic
+
+
+@dataclass(frozen=True)
+class Ops:
+    """The few functions beside arithmetic and comparison."""
+
+    minimum: Callable[[Values, float], Values]
+    maximum: Callable[[Values, float], Values]
+    exp: Callable[[Values], Values]
+    log: Callable[[Values], Values]
+    where: Callable[[Values, Values, Values], Values]
+    constant: Callable[[Values, float], Values]  # a value like the first argument
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a policy may look at.
+
+    Parameters
+    ----------
+    label:
+        0 or 1; a soft label above 0 counts as positive.
+    p:
+        the reference model's probability.
+    norm:
+        ``||d logit / d theta||``, which does not depend on the label.
+    score:
+        the score named by ``weighting.score``.
+    """
+
+    label: Values
+    p: Values
+    norm: Values
+    score: Values
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A row is kept iff its draw lies below ``pi``; kept rows train with ``offset`` and ``weight``."""
+
+    pi: Values
+    offset: Values
+    weight: Values
+
+
+NUMPY = Ops(
+    minimum=np.minimum,
+    maximum=np.maximum,
+    exp=np.exp,
+    log=np.log,
+    where=np.where,
+    constant=lambda like, value: np.full_like(like, value, dtype=float),
+)
+
+
+def _spark() -> Ops:
+    from pyspark.sql import functions as F
+
+    def choose(condition: Values, yes: Values, no: Values) -> Values:
+        return F.when(condition, yes).otherwise(no)
+
+    return Ops(
+        minimum=lambda a, b: F.least(a, F.lit(b)),
+        maximum=lambda a, b: F.greatest(a, F.lit(b)),
+        exp=F.exp,
+        log=F.log,
+        where=choose,
+        constant=lambda _, value: F.lit(float(value)),
+    )
+
+
+class _LazySpark:
+    """Spark's functions, imported when a policy first runs on columns."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_spark(), name)
+
+
+SPARK: Any = _LazySpark()
