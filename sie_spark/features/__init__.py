@@ -1,1 +1,1 @@
-"""Impressions in, fixed-width rows out, by a frozen encoder."""
+"""Impressions in, fixed-width arrays out, by one frozen artefact: the encoder."""

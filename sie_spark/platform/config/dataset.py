@@ -22,9 +22,23 @@ class Source(Settings):
     columns: str | None = Field(
         None, description="expected source columns as DDL; required for CSV without header"
     )
-    on_new_column: Literal["refuse", "ignore", "quarantine"] = "ignore"
+    on_new_column: Literal["refuse", "ignore", "add", "quarantine"] = Field(
+        "ignore", description="add: undeclared columns are kept in events, in the map column 'extra'"
+    )
     on_missing_column: Literal["refuse", "null", "quarantine"] = "refuse"
-    on_type_change: Literal["refuse", "cast", "quarantine"] = "refuse"
+    on_type_change: Literal["refuse", "cast", "quarantine"] = Field(
+        "refuse", description="cast: what fits is kept; quarantine: rows with the other type are rejected"
+    )
+    incremental: bool = Field(False, description="read only files not read before (Spark's availableNow)")
+
+
+class EventTime(Settings):
+    """The event's time, read so that absurd values are rejected rows and not failed jobs."""
+
+    expression: str = Field(description="SQL over source columns: a number, text or timestamp")
+    format: str = Field(
+        "iso", description="epoch_seconds, epoch_millis, epoch_micros, iso, or a pattern such as yyMMddHH"
+    )
 
 
 class Rule(Settings):
@@ -67,6 +81,9 @@ class Impressions(Settings):
     parallel: dict[str, str] = Field({}, description="impression column: array column parallel to the items")
     list_id: str | None = Field(None, description="SQL for the id of the shown list; default: the event id")
     position: str | None = Field(None, description="SQL for the 1-based position where there is no array")
+    list_relative: list[str] = Field(
+        [], description="numbers compared within the list: adds <column>_rank (1 = least) and <column>_ratio"
+    )
     context: list[str] = Field([], description="event columns carried to every impression of the list")
     click: str | None = Field(
         None, description="SQL over event and item_id when the same event tells the click"
@@ -91,6 +108,7 @@ class History(Settings):
     )
     rate_strength: float = Field(20.0, gt=0, description="pseudo-impressions of the prior, the overall rate")
     recent_items: int = Field(0, ge=0, description="length of the ordered list of the session's recent items")
+    session_days: int = Field(2, ge=1, description="no session lasts longer: how far back a rebuilt date reads")
 
 
 class Split(Settings):
@@ -105,6 +123,7 @@ class Feature(Settings):
     """One model input from one impression column."""
 
     column: str
+    name: str | None = Field(None, description="name of the model input; default: the column")
     kind: Literal["category", "number", "bag", "text", "sequence", "vector"]
     expression: str | None = Field(
         None, description="SQL over impression columns; default: the column itself"
@@ -119,6 +138,7 @@ class Feature(Settings):
     missing_indicator: bool = True
     length: int = Field(20, ge=1, description="bag, text, sequence: ids kept a row (padded with 0)")
     ngrams: int = Field(1, ge=1, le=3, description="text: words up to this n")
+    shares: str | None = Field(None, description="bag, sequence: category whose ids and embeddings it uses")
     size: int | None = Field(None, ge=1, description="vector: its length")
     components: int | None = Field(None, ge=1, description="vector: keep this many principal components")
 
@@ -133,7 +153,12 @@ class Dataset(Settings):
         description="canonical column: SQL over source columns. events need event_ts and event_type; "
         "impressions and tabular need label"
     )
-    time_zone: str = "UTC"
+    event_time: EventTime | None = Field(None, description="instead of columns.event_ts: a time and its format")
+    time_zone: str = Field("UTC", description="zone of times that name none")
+    layout: Literal["partition", "cluster"] = Field(
+        "partition", description="chosen when the tables are made: event_date partitions or liquid clustering"
+    )
+    unparsed_days: int = Field(30, ge=0, description="verbatim text of unparsable records is kept this long")
     identifiers: list[str] = Field(
         ["user_id", "session_id"], description="pseudonymised by a keyed hash at ingest"
     )

@@ -1,0 +1,227 @@
+"""The stage ``encode``: impressions to ``samples``, by an encoder that saw training rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sie_spark.features.encoder import Encoder
+from sie_spark.features.fit import Training, fit
+from sie_spark.features.resolve import resolve
+from sie_spark.features.split import Cut, find_cut
+from sie_spark.platform.catalog import dates_predicate
+from sie_spark.platform.config.load import digest
+from sie_spark.platform.context import Context
+from sie_spark.platform.errors import DataError
+from sie_spark.platform.result import Rows, StageResult, TableRef
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+STAGE = "encode"
+SETTINGS = ("dataset.features", "dataset.split", "dataset.label", "dataset.maturity_hours")
+
+
+def run(ctx: Context) -> StageResult:
+    """Split, fit, freeze, transform.
+
+    With ``run.date_from`` / ``run.date_to`` and an encoder of the same settings, only those dates are
+    encoded, by that encoder; otherwise the encoder is fitted anew and the whole table written.
+
+    Raises
+    ------
+    DataError
+        for labels of one class, labels other than 0 and 1, or a part without rows.
+    """
+    version = ctx.catalog.version("impressions") if ctx.catalog.exists("impressions") else 0
+    impressions = ctx.catalog.read("impressions", version=version)
+    inputs = {"impressions": TableRef(ctx.catalog.path("impressions"), version)}
+    settings = digest(ctx.config.fingerprint(*SETTINGS))
+    encoder = _reusable(ctx, settings)
+    dates = (ctx.config.run.date_from, ctx.config.run.date_to) if encoder else (None, None)
+    scope = f"{dates[0] or ''}..{dates[1] or ''}" if encoder else ""
+    fingerprint = ctx.fingerprint(STAGE, *SETTINGS, impressions=version, dates=dates, encoder=_name(encoder))
+    if ctx.catalog.fingerprint("samples", scope=scope) == fingerprint and not ctx.config.run.force:
+        earlier = ctx.load_details(STAGE)
+        outputs = {"samples": ctx.catalog.ref("samples")}
+        return StageResult(inputs, outputs, _rows(earlier), _metrics(earlier), earlier, skipped=True)
+
+    where = dates_predicate(dates[0] or "0001-01-01", dates[1] or "9999-12-31") if encoder else None
+    if where:
+        impressions = impressions.filter(where)
+    ctx.progress.say("encode: split and labels")
+    cut = Cut.from_dict(encoder.fitted["split"]) if encoder else find_cut(impressions, ctx.config.dataset)
+    rows = _labelled(impressions, cut, ctx)
+    labels = count_labels(rows)
+    details: dict[str, Any] = {"split": cut.as_dict(), "labels": labels.as_dict()}
+    labels.check_values()
+    if encoder is None:
+        labels.check_training(_source(ctx))
+        ctx.progress.say(f"encode: fit on {labels.train:,} training rows")
+        encoder = _fit(ctx, rows, labels, cut, settings)
+        encoder.save(ctx.root)
+    ctx.progress.say("encode: transform and write")
+    encoded = encoder.transform(rows.filter(rows["__keep"]), keep=_kept(rows.columns))
+    output = ctx.catalog.replace(
+        encoded, "samples", where=where, fingerprint=fingerprint, job=STAGE, scope=scope
+    )
+    details |= {"encoder": _name(encoder), "inputs": encoder.inputs.as_dict(), "features": _describe(encoder)}
+    ctx.save_details(STAGE, details)
+    return StageResult(inputs, {"samples": output}, _rows(details), _metrics(details), details)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Rows by part and label state."""
+
+    counts: dict[tuple[str, str], int]  # (train | test, zero | one | null | immature | other) -> rows
+
+    def of(self, part: str, state: str) -> int:
+        """Rows of a part in a state."""
+        return self.counts.get((part, state), 0)
+
+    @property
+    def train(self) -> int:
+        """Training rows that stay."""
+        return self.of("train", "zero") + self.of("train", "one")
+
+    @property
+    def test(self) -> int:
+        """Test rows that stay."""
+        return self.of("test", "zero") + self.of("test", "one")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the report."""
+        states = ("zero", "one", "null", "immature", "other")
+        return {part: {state: self.of(part, state) for state in states} for part in ("train", "test")}
+
+    def check_values(self) -> None:
+        """Raise where a label is neither 0, 1 nor null."""
+        other = self.of("train", "other") + self.of("test", "other")
+        if other:
+            raise DataError(
+                f"impressions: {other:,} labels are neither 0 nor 1",
+                remedy="make the label binary in dataset.columns or dataset.impressions, e.g. cast(clicks > 0 as int)",
+            )
+
+    def check_training(self, source: str) -> None:
+        """Raise where a fit or an evaluation has nothing to learn or judge from."""
+        zero, one = self.of("train", "zero"), self.of("train", "one")
+        if not zero or not one:
+            only = "no rows" if not zero and not one else f"only label {1 if one else 0}"
+            dropped = f"; {self.of('train', 'null'):,} null and {self.of('train', 'immature'):,} immature labels left out"
+            raise DataError(
+                f"impressions of {source}: the training part has {only} ({zero:,} zeros, {one:,} ones{dropped})",
+                remedy="check the label definition (dataset.label, dataset.impressions), or move the split "
+                "(dataset.split.test_fraction, test_from, by)",
+            )
+        if not self.test:
+            raise DataError(
+                f"impressions of {source}: no row is left for the test part",
+                remedy="move the split: dataset.split.test_fraction, test_from or by",
+            )
+
+
+def count_labels(rows: DataFrame) -> Labels:
+    """Count rows by part and label state (two small columns, one job)."""
+    counted = rows.groupBy("split", "__state").count().collect()  # at most ten rows
+    return Labels({(row[0], row[1]): int(row[2]) for row in counted})
+
+
+def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
+    """Impressions with ``split``, the label's state, and whether the row stays."""
+    from pyspark.sql import functions as F
+
+    label = F.col("label").cast("double")
+    train = cut.is_train()
+    state = (
+        F.when(label.isNull(), "null").when(label == 0.0, "zero").when(label == 1.0, "one").otherwise("other")
+    )
+    if ctx.config.dataset.label == "conversion":
+        immature = cut.is_immature(ctx.config.dataset.maturity_hours, impressions.columns)
+        state = F.when(train & immature, "immature").otherwise(state)
+    rows = impressions.withColumns({"split": F.when(train, "train").otherwise("test"), "__state": state})
+    return rows.withColumn("__keep", F.col("__state").isin("zero", "one"))
+
+
+def _fit(ctx: Context, rows: DataFrame, labels: Labels, cut: Cut, settings: str) -> Encoder:
+    features = resolve(ctx.config.dataset.features, rows)
+    training = Training(rows.filter((rows["split"] == "train") & rows["__keep"]), labels.train, ctx.root)
+    fitted = {
+        "settings": settings,
+        "split": cut.as_dict(),
+        "rows": labels.train,
+        "positives": labels.of("train", "one"),
+    }
+    return fit(training, features, fitted)
+
+
+def _kept(columns: Sequence[str]) -> list[Column]:
+    """The columns of ``samples`` beside the encoded ones."""
+    from pyspark.sql import functions as F
+
+    def optional(name: str, type_name: str, default: Any = None) -> Column:
+        column = F.col(name) if name in columns else F.lit(None)
+        return F.coalesce(column.cast(type_name), F.lit(default).cast(type_name)).alias(name)
+
+    group = F.coalesce("group_key", "impression_id") if "group_key" in columns else F.col("impression_id")
+    return [
+        F.xxhash64("impression_id").alias("sample_id"),
+        F.col("split"),
+        F.col("event_date"),
+        F.col("event_ts"),
+        F.xxhash64(group).alias("group_id"),
+        optional("position", "int"),
+        F.col("label").cast("float").alias("label"),
+        optional("sampling_rate", "float", 1.0),
+    ]
+
+
+def _reusable(ctx: Context, settings: str) -> Encoder | None:
+    """The current encoder, when only some dates are asked for and its settings are today's."""
+    if ctx.config.run.date_from is None and ctx.config.run.date_to is None:
+        return None
+    if not ctx.catalog.exists("samples"):
+        return None
+    encoder = Encoder.current(ctx.root)
+    return encoder if encoder and encoder.fitted.get("settings") == settings else None
+
+
+def _name(encoder: Encoder | None) -> str | None:
+    return None if encoder is None else digest(encoder.as_dict())
+
+
+def _source(ctx: Context) -> str:
+    return ctx.config.dataset.source.path or f"data set '{ctx.config.dataset.name}'"
+
+
+def _describe(encoder: Encoder) -> list[dict[str, Any]]:
+    described = []
+    for feature in encoder.features:
+        entry: dict[str, Any] = {"name": feature.name, "kind": feature.kind}
+        ids = getattr(feature, "ids", None)
+        if ids is not None:
+            entry |= {"ids": ids.size, "hashed": "hash_size" in ids.as_dict()}
+        for name in ("transform", "mean", "scale", "indicator", "width", "explained"):
+            if hasattr(feature, name):
+                entry[name] = getattr(feature, name)
+        described.append(entry)
+    return described
+
+
+def _rows(details: dict[str, Any]) -> Rows:
+    labels = details.get("labels", {})
+    read = sum(count for part in labels.values() for count in part.values())
+    return Rows(read=read, kept=sum(part["zero"] + part["one"] for part in labels.values()))
+
+
+def _metrics(details: dict[str, Any]) -> dict[str, float]:
+    train = details.get("labels", {}).get("train", {})
+    test = details.get("labels", {}).get("test", {})
+    metrics = {}
+    for name, part in (("train", train), ("test", test)):
+        rows = part.get("zero", 0) + part.get("one", 0)
+        metrics[f"rows_{name}"] = float(rows)
+        metrics[f"label_rate_{name}"] = part.get("one", 0) / rows if rows else 0.0
+    return metrics

@@ -1,0 +1,238 @@
+"""Fits an encoder on training rows: vocabularies, scales, quantiles and principal components, then frozen.
+
+Counts and moments come from all training rows; quantile edges and components from a bounded sample that is
+chosen by a hash of the row's id, so that it does not depend on the layout of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sie_spark.features.encoder import Encoder, Fitted
+from sie_spark.features.hashing import unit_interval
+from sie_spark.features.identifiers import Category, IdList
+from sie_spark.features.numbers import LEVELS, Number, Pieces
+from sie_spark.features.resolve import Resolved
+from sie_spark.features.vectors import Vector, principal_components
+from sie_spark.features.vocabulary import INLINE, Hashed, Ids, Vocabulary
+from sie_spark.platform.errors import DataError
+from sie_spark.platform.root import Root
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+QUANTILE_ROWS = 200_000
+COMPONENT_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a fit may see: the training rows, how many they are, and where side files go."""
+
+    rows: DataFrame
+    count: int
+    root: Root
+    inline: int = INLINE
+
+    def sample(self, size: int) -> DataFrame:
+        """About ``size`` rows, never more than 1.5 times as many, the same whatever the layout."""
+        from pyspark.sql import functions as F
+
+        if self.count <= size:
+            return self.rows
+        chosen = unit_interval("impression_id", F.lit("fit")) < F.lit(size / self.count)
+        return self.rows.filter(chosen).limit(size + size // 2)
+
+
+def fit(training: Training, features: Sequence[Resolved], fitted: dict[str, Any] | None = None) -> Encoder:
+    """An encoder for the resolved features.
+
+    Raises
+    ------
+    DataError
+        when a vector column holds nothing usable.
+    """
+    ids = _fit_ids(training, features)
+    numbers = _fit_numbers(training, [feature for feature in features if feature.settings.kind == "number"])
+    result: list[Fitted] = []
+    for feature in features:
+        settings = feature.settings
+        if settings.kind == "category":
+            result.append(Category(feature.name, feature.expression, feature.type_name, ids[feature.name]))
+        elif settings.kind == "number":
+            result.append(numbers[feature.name])
+        elif settings.kind == "vector":
+            result.append(_fit_vector(training, feature))
+        else:
+            result.append(
+                IdList(
+                    feature.name,
+                    feature.expression,
+                    feature.type_name,
+                    ids[settings.shares or feature.name],
+                    settings.length,
+                    settings.kind,
+                    settings.ngrams,
+                    settings.shares,
+                )
+            )
+    return Encoder(tuple(result), fitted or {})
+
+
+def _fit_ids(training: Training, features: Sequence[Resolved]) -> dict[str, Ids]:
+    """Hash or vocabulary of every feature that owns one; one job counts them all."""
+    ids: dict[str, Ids] = {}
+    counted: list[Resolved] = []
+    for feature in features:
+        if feature.settings.kind in ("number", "vector") or feature.settings.shares:
+            continue
+        if feature.settings.hash_size is not None:
+            ids[feature.name] = Hashed(feature.settings.hash_size)
+        else:
+            counted.append(feature)
+    if not counted:
+        return ids
+    for name, values in _frequent(training, counted).items():
+        feature = next(one for one in counted if one.name == name)
+        if len(values) > training.inline:
+            ids[name] = _side_file(training, feature)
+        else:
+            ids[name] = Vocabulary(len(values) + 1, tuple(values))
+    return ids
+
+
+def _counts(training: Training, feature: Resolved) -> DataFrame:
+    """value, n of the values that reach min_count."""
+    from pyspark.sql import functions as F
+
+    source = feature.fitted().source()
+    if feature.settings.kind != "category":
+        source = F.explode(source)
+    counts = training.rows.select(source.alias("value")).groupBy("value").agg(F.count("*").alias("n"))
+    return counts.filter(F.col("n") >= feature.settings.min_count)
+
+
+def _frequent(training: Training, features: Sequence[Resolved]) -> dict[str, list[str]]:
+    """The most frequent values of each feature, at most one more than fits inline."""
+    from pyspark.sql import DataFrame
+    from pyspark.sql import functions as F
+
+    order = [F.col("n").desc(), F.col("value").asc()]
+    parts = []
+    for at, feature in enumerate(features):
+        limit = min(training.inline + 1, feature.settings.max_vocabulary - 1)
+        top = _counts(training, feature).orderBy(*order).limit(limit)
+        parts.append(top.select(F.lit(at).alias("feature"), "value", "n"))
+    table = reduce(DataFrame.unionAll, parts).toArrow()
+    table = table.sort_by([("feature", "ascending"), ("n", "descending"), ("value", "ascending")])
+    found: dict[str, list[str]] = {feature.name: [] for feature in features}
+    for at, value in zip(table["feature"].to_pylist(), table["value"].to_pylist(), strict=True):
+        found[features[at].name].append(value)
+    return found
+
+
+def _side_file(training: Training, feature: Resolved) -> Vocabulary:
+    """A vocabulary too large for JSON: numbered by Spark, in Parquet, named by its content."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    spark, root = training.rows.sparkSession, training.root
+    order = Window.orderBy(F.col("n").desc(), F.col("value").asc())
+    numbered = (
+        _counts(training, feature)
+        .withColumn("id", F.row_number().over(order))
+        .filter(F.col("id") < feature.settings.max_vocabulary)
+    )
+    draft = root.path("encoders", "vocabulary", f"draft-{feature.name}")
+    numbered.select("value", "id", "n").write.mode("overwrite").parquet(draft)
+    table = spark.read.parquet(draft)
+    row = table.agg(F.count("*"), F.bit_xor(F.xxhash64("value", "id"))).first()
+    assert row is not None
+    path = f"vocabulary/{row[1] & (2**64 - 1):016x}"
+    if not root.exists("encoders", path, "_SUCCESS"):
+        table.coalesce(1).write.mode("overwrite").parquet(root.path("encoders", path))
+    return Vocabulary(int(row[0]) + 1, None, path, root.path("encoders"))
+
+
+def _fit_numbers(training: Training, features: Sequence[Resolved]) -> dict[str, Number]:
+    """Moments of the transformed values, all in one job (after one for quantile edges where asked)."""
+    from pyspark.sql import functions as F
+
+    if not features:
+        return {}
+    pieces = _fit_quantiles(training, [one for one in features if one.settings.transform == "quantile"])
+    numbers = []
+    aggregates = []
+    for feature in features:
+        number = feature.fitted()
+        assert isinstance(number, Number)
+        number = replace(number, pieces=pieces.get(feature.name))
+        source = number.source()
+        transformed = number.transformed(F.col(f"`{feature.name}`"))
+        numbers.append((number, source.alias(feature.name)))
+        aggregates += [F.count(f"`{feature.name}`"), F.avg(transformed), F.stddev_pop(transformed)]
+    row = training.rows.select(*[source for _, source in numbers]).agg(*aggregates).first()
+    assert row is not None
+    result = {}
+    for at, (number, _) in enumerate(numbers):
+        seen, average, deviation = row[3 * at : 3 * at + 3]
+        settings = features[at].settings
+        if settings.scale == "standard" and seen:
+            # six digits: sums in another order must not give another artefact
+            mean, scale = _digits(average), _digits(deviation) or 1.0
+        else:
+            mean, scale = 0.0, 1.0
+        indicator = settings.missing_indicator and seen < training.count
+        limited = settings.scale == "standard"
+        result[number.name] = replace(number, mean=mean, scale=scale, limited=limited, indicator=indicator)
+    return result
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _fit_quantiles(training: Training, features: Sequence[Resolved]) -> dict[str, Pieces]:
+    from pyspark.sql import functions as F
+
+    if not features:
+        return {}
+    levels = F.array(*[F.lit(level) for level in LEVELS])
+    sources = [feature.fitted().source().alias(feature.name) for feature in features]
+    sample = training.sample(QUANTILE_ROWS).select(*sources)
+    row = sample.agg(*[F.percentile(f"`{feature.name}`", levels) for feature in features]).first()
+    assert row is not None
+    return {
+        feature.name: Pieces.of([float(value) for value in values])
+        for feature, values in zip(features, row, strict=True)
+        if values is not None
+    }
+
+
+def _fit_vector(training: Training, feature: Resolved) -> Vector:
+    vector = feature.fitted()
+    assert isinstance(vector, Vector)
+    if feature.settings.components is None:
+        return vector
+    from pyspark.sql import functions as F
+
+    sample = training.sample(COMPONENT_ROWS).select(F.col("impression_id"), vector.source().alias("v"))
+    table = sample.filter(F.col("v").isNotNull()).toArrow().sort_by("impression_id")
+    if table.num_rows < 2:
+        raise DataError(
+            f"feature '{feature.name}': no training row of the sample has {vector.size} finite values",
+            remedy="check dataset.features size and the column, or leave out components",
+        )
+    matrix = np.asarray(table["v"].combine_chunks().flatten(), dtype=np.float64).reshape(-1, vector.size)
+    loadings, centre, explained = principal_components(matrix, feature.settings.components)
+    return replace(
+        vector,
+        loadings=tuple(tuple(float(value) for value in row) for row in loadings),
+        centre=tuple(float(value) for value in centre),
+        explained=round(explained, 4),
+    )

@@ -1,0 +1,133 @@
+"""XXH64 as Spark computes it, in plain Python, and the text forms that both sides hash.
+
+One row encoded without Spark must equal the row that Spark encoded bit for bit; that begins with the bytes
+that are hashed. Nothing here imports Spark until a ``Column`` is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
+
+SEED = 42  # the seed of Spark's xxhash64
+MISSING = "<missing>"  # a missing category is a value of its own, and rare or common like any other
+_MASK = (1 << 64) - 1
+_P1 = 0x9E3779B185EBCA87
+_P2 = 0xC2B2AE3D27D4EB4F
+_P3 = 0x165667B19E3779F9
+_P4 = 0x85EBCA77C2B2AE63
+_P5 = 0x27D4EB2F165667C5
+_HUGE = 9e18  # beyond bigint there is no exact text
+_FINE = 1e12  # above it a double has no six decimals left
+
+
+def _rotate(value: int, bits: int) -> int:
+    return ((value << bits) | (value >> (64 - bits))) & _MASK
+
+
+def _round(accumulator: int, lane: int) -> int:
+    return (_rotate((accumulator + lane * _P2) & _MASK, 31) * _P1) & _MASK
+
+
+def xxhash64(data: bytes, seed: int = SEED) -> int:
+    """XXH64 of bytes as a signed 64-bit integer: ``xxhash64(text)`` of Spark SQL for ``text.encode()``.
+
+    Algorithm: Collet, xxHash specification 0.1.1.
+    """
+    length, at = len(data), 0
+    if length >= 32:
+        lanes = [(seed + _P1 + _P2) & _MASK, (seed + _P2) & _MASK, seed & _MASK, (seed - _P1) & _MASK]
+        while at + 32 <= length:
+            words = struct.unpack_from("<4Q", data, at)
+            lanes = [_round(lane, word) for lane, word in zip(lanes, words, strict=True)]
+            at += 32
+        value = sum(_rotate(lane, bits) for lane, bits in zip(lanes, (1, 7, 12, 18), strict=True)) & _MASK
+        for lane in lanes:
+            value = ((value ^ _round(0, lane)) * _P1 + _P4) & _MASK
+    else:
+        value = (seed + _P5) & _MASK
+    value = (value + length) & _MASK
+    while at + 8 <= length:
+        value = (_rotate(value ^ _round(0, struct.unpack_from("<Q", data, at)[0]), 27) * _P1 + _P4) & _MASK
+        at += 8
+    if at + 4 <= length:
+        value = (
+            _rotate(value ^ (struct.unpack_from("<I", data, at)[0] * _P1 & _MASK), 23) * _P2 + _P3
+        ) & _MASK
+        at += 4
+    while at < length:
+        value = (_rotate(value ^ (data[at] * _P5 & _MASK), 11) * _P1) & _MASK
+        at += 1
+    value = ((value ^ (value >> 33)) * _P2) & _MASK
+    value = ((value ^ (value >> 29)) * _P3) & _MASK
+    value ^= value >> 32
+    return value - (1 << 64) if value >> 63 else value
+
+
+def hash_id(text: str, size: int) -> int:
+    """An id in ``1 .. size - 1``; 0 stays for padding."""
+    return xxhash64(text.encode("utf-8", "replace")) % (size - 1) + 1
+
+
+def hash_id_column(text: Column, size: int) -> Column:
+    """:func:`hash_id` in Spark (int)."""
+    from pyspark.sql import functions as F
+
+    return (F.pmod(F.xxhash64(text), F.lit(size - 1)) + 1).cast("int")
+
+
+def unit_interval(*columns: Column | str) -> Column:
+    """A uniform number in [0, 1) that depends on the columns only: the same in every run and layout."""
+    from pyspark.sql import functions as F
+
+    return F.shiftrightunsigned(F.xxhash64(*columns), 11) * F.lit(2.0**-53)
+
+
+def value_text(value: Any) -> str | None:
+    """The text of a category value, or None where it is missing.
+
+    Whole numbers have no decimal point whatever their type; other floats are rounded to six decimals and
+    written as an integer of millionths, because Java and Python print doubles differently.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Decimal | float) or hasattr(value, "dtype"):
+        return _float_text(float(value))
+    return str(value)  # int, and dates as ISO
+
+
+def _float_text(value: float) -> str | None:
+    if math.isnan(value) or abs(value) >= _HUGE:
+        return None
+    if abs(value) >= _FINE or value == math.floor(value):
+        return str(math.floor(value))
+    return f"{math.floor(value * 1e6 + 0.5)}e-6"
+
+
+def value_text_column(value: Column, type_name: str) -> Column:
+    """:func:`value_text` in Spark, null where the value is missing.
+
+    ``type_name`` is the Spark type (``string``, ``bigint``, ``double``, ``decimal(10,2)``, ...).
+    """
+    from pyspark.sql import functions as F
+
+    if type_name == "string":
+        return value
+    if type_name not in ("float", "double") and not type_name.startswith("decimal"):
+        return value.cast("string")
+    number = value.cast("double")
+    whole = F.floor(number)
+    return F.when(F.isnan(number) | (F.abs(number) >= _HUGE), F.lit(None)).otherwise(
+        F.when((F.abs(number) >= _FINE) | (number == whole.cast("double")), whole.cast("string")).otherwise(
+            F.concat(F.floor(number * 1e6 + 0.5).cast("string"), F.lit("e-6"))
+        )
+    )
