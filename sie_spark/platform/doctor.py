@@ -110,12 +110,10 @@ def _worker(config: Config, root: Root) -> str:
 
 def _slots(config: Config, root: Root) -> str:
     spark = open_session(config.session)
-    slots = int(spark.range(1).sparkSession.conf.get("spark.sql.leafNodeDefaultParallelism", "0") or 0)
-    if not slots:
-        try:
-            slots = spark.sparkContext.defaultParallelism
-        except Exception:  # Connect does not tell
-            return "unknown on Spark Connect"
+    try:
+        slots = spark.sparkContext.defaultParallelism
+    except Exception:  # Connect does not tell
+        return "unknown on Spark Connect"
     need = config.training.processes
     if config.training.distributed and slots < need:
         raise PlatformError(

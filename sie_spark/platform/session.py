@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,13 +84,28 @@ def local_session(settings: Session, *, master: str | None = None) -> SparkSessi
     builder = SparkSession.builder.appName("sie_spark").master(master or f"local[{cores}]")
     for key, value in conf.items():
         builder = builder.config(key, value)
+    log = scratch / f"spark-{os.getpid()}.log"
     try:
-        return configure_spark_with_delta_pip(builder).getOrCreate()
+        with _stderr_to(log):  # the JVM inherits it for life: Ivy's and Spark's chatter is not the user's
+            return configure_spark_with_delta_pip(builder).getOrCreate()
     except Exception as error:  # the gateway raises plain RuntimeError or Py4J errors of many kinds
         raise PlatformError(
-            f"no local Spark session: {str(error).splitlines()[0][:300]}",
+            f"no local Spark session: {str(error).splitlines()[0][:300]} (Spark's own words: {log})",
             remedy="run 'sie doctor': it checks Java 17, the Delta jars and the worker Python",
         ) from error
+
+
+@contextmanager
+def _stderr_to(file: Path) -> Iterator[None]:
+    sys.stderr.flush()
+    ours = os.dup(2)
+    with open(file, "ab") as handle:
+        os.dup2(handle.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
 
 
 def _apply(session: SparkSession, conf: dict[str, str]) -> None:
