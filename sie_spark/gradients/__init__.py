@@ -1,5 +1,6 @@
 """Exact per-sample gradient quantities from one forward and one backward to the activations. Torch only."""
 
+from sie_spark.gradients.conjugate import ConvergenceReport, Solution, conjugate_gradient
 from sie_spark.gradients.engine import Engine, Result, per_sample
 from sie_spark.gradients.errors import (
     GradientError,
@@ -9,15 +10,22 @@ from sie_spark.gradients.errors import (
     UnsupportedParameter,
 )
 from sie_spark.gradients.forms import Dense, Form, Outer, Rows
+from sie_spark.gradients.kfac import EKFAC, KFAC, Basis, fisher_loss
+from sie_spark.gradients.products import GaussNewton, gnvp, gradient, hvp
 from sie_spark.gradients.quantities import Dots, LastLayer, Measured, Norms, Projections
 from sie_spark.gradients.registry import Call, refuse, rule
 
 __all__ = [
+    "EKFAC",
+    "KFAC",
+    "Basis",
     "Call",
+    "ConvergenceReport",
     "Dense",
     "Dots",
     "Engine",
     "Form",
+    "GaussNewton",
     "GradientError",
     "LastLayer",
     "Measured",
@@ -27,9 +35,15 @@ __all__ = [
     "Projections",
     "Result",
     "Rows",
+    "Solution",
     "UnsupportedLayer",
     "UnsupportedLoss",
     "UnsupportedParameter",
+    "conjugate_gradient",
+    "fisher_loss",
+    "gnvp",
+    "gradient",
+    "hvp",
     "per_sample",
     "refuse",
     "rule",

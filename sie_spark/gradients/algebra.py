@@ -108,15 +108,17 @@ def repeats(ids: Tensor) -> Tensor | None:
 def sum_equal_ids(ids: Tensor, values: Tensor) -> Tensor:
     """Sum ``values`` [N, T, q] over positions with equal id inside each sample -> [N, T, q].
 
-    Slot k of a sample holds the sum of its k-th smallest distinct id; unused slots are zero.
+    The sum of an id stands at one of its positions; the others hold zeros.
     """
     if not ids.numel():
         return torch.zeros_like(values)
     ordered, order = ids.sort(dim=1)
-    slot = torch.zeros_like(ids)
-    slot[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=1)
-    slot = torch.empty_like(ids).scatter_(1, order, slot)
-    return torch.zeros_like(values).scatter_add_(1, slot.unsqueeze(-1).expand_as(values), values)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    # The place in ``ordered`` where each run of equal ids starts, then the position that stands there.
+    start = torch.where(first, torch.arange(ids.shape[1], device=ids.device), 0).cummax(dim=1).values
+    home = torch.empty_like(ids).scatter_(1, order, order.gather(1, start))
+    return torch.zeros_like(values).scatter_add_(1, home.unsqueeze(-1).expand_as(values), values)
 
 
 def _cross(outer: Outer, rows: Rows) -> Tensor:

@@ -124,7 +124,13 @@ class Engine:
                     deltas.append([sum(parts[1:], parts[0]) for parts in zip(*deltas, strict=True)])
                     columns.append({k: v[rows].sum(dim=1) for k, v in raw.items()})
                 forms = [self._forms(used, d, c, zeros) for d, c in zip(deltas, columns, strict=True)]
-                measured.append([_measure(Gradients(trace, f, Squares(), zeros), quantities) for f in forms])
+                last = len(forms) - 1
+                measured.append(
+                    [
+                        _measure(Gradients(trace, f, Squares(), zeros, i == last), quantities)
+                        for i, f in enumerate(forms)
+                    ]
+                )
         *tasks, total = [merge(parts) for parts in zip(*measured, strict=True)]
         return Result(**vars(total), output=output.detach(), loss=losses.detach(), tasks=tuple(tasks))
 
@@ -194,7 +200,6 @@ class Engine:
         return forms
 
     def _apply(self, call: Recorded, delta: Tensor, n: int) -> Mapping[str, Form]:
-        call.unchanged()
         if call.leading != n:
             raise _not_samples(call.name, call.leading, n)
         function = find_rule(call.layer)
@@ -325,6 +330,8 @@ def _backward(output: Tensor, heads: Sequence[Tensor], calls: Sequence[Recorded]
     """Gradients in each call's output, one list a task."""
     if not calls:
         return [[] for _ in heads]
+    for call in calls:
+        call.unchanged()
     edges = [call.edge for call in calls]
     gradients = []
     for position, head in enumerate(heads):

@@ -11,15 +11,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vmap
+from torch.func import functional_call, jvp
 
 from sie_spark.gradients.errors import UnsupportedParameter
 
 __all__ = ["LIMIT", "jacobian"]
 
 LIMIT = 1024
-# Entries differentiated together: each holds one tangent of every activation.
-_CHUNK = 8
 
 
 def jacobian(
@@ -46,8 +44,8 @@ def jacobian(
     basis = torch.eye(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
     try:
         with torch.no_grad():
-            derivatives = vmap(along, chunk_size=_CHUNK)(basis.view(-1, *parameter.shape))
-            return derivatives.movedim(0, -1)
+            # A plain loop: torch 2.15's vmap gives wrong second derivatives through layer_norm, so none is used.
+            return torch.stack([along(entry.view_as(parameter)) for entry in basis], dim=-1)
     except NotImplementedError as error:
         raise UnsupportedParameter(
             f"parameter {name!r} passes through an operation without a forward derivative: {error}",

@@ -68,12 +68,16 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """The per-sample gradients of one scalar loss, factored. ``forms`` lacks parameters of zero gradient."""
+    """The per-sample gradients of one scalar loss, factored.
+
+    ``forms`` lacks parameters of zero gradient; ``summed`` is False for one task of several.
+    """
 
     trace: Trace
     forms: Mapping[str, Sequence[Form]]
     squares: Squares
     zeros: Tensor
+    summed: bool = True
 
     def squared_norm(self, name: str) -> Tensor:
         """``||gradient of one parameter||^2``, [N]."""

@@ -100,7 +100,9 @@ class SlowBag(nn.Module):
 
     def forward(self, ids: Tensor, offsets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         if ids.dim() == 2:
-            return torch.stack([self.bag(row, None if weights is None else weights[i]) for i, row in enumerate(ids)])
+            return torch.stack(
+                [self.bag(row, None if weights is None else weights[i]) for i, row in enumerate(ids)]
+            )
         ends = [*offsets[1:].tolist(), len(ids)]
         pieces = [slice(a, b) for a, b in zip(offsets.tolist(), ends, strict=True)]
         return torch.stack([self.bag(ids[s], None if weights is None else weights[s]) for s in pieces])
