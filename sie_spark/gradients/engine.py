@@ -178,7 +178,8 @@ class Engine:
             raise UnsupportedLayer(
                 f"the first sample scores {alone.flatten()[:3].tolist()} alone and "
                 f"{expected.flatten()[:3].tolist()} in its batch, so samples are not independent",
-                remedy="remove what couples them (in-batch statistics or negatives, random layers) while scoring",
+                remedy="remove what couples them (in-batch statistics or negatives, random layers) while scoring, "
+                "or pass block=None when an input is not sample-first (flat ids with offsets)",
             )
         (influence,) = torch.autograd.grad(losses[0].sum(), output, retain_graph=True, allow_unused=True)
         if influence is not None and bool(influence[1:].any()):
@@ -222,6 +223,7 @@ def per_sample(
     loss: Loss,
     *quantities: Quantity,
     materialise: Collection[str] = (),
+    block: int | None = 1024,
 ) -> Result:
     """Exact per-sample gradient quantities over all trainable parameters, from one shared pass.
 
@@ -240,7 +242,7 @@ def per_sample(
         loss: model output -> one loss a sample, [N], or one a sample and task, [N, tasks]
             (``reduction="none"``). Quantities are those of the loss *summed*, never averaged.
         quantities: ``Norms``, ``LastLayer``, ``Dots``, ``Projections``, in any number.
-        materialise: see :class:`Engine`.
+        materialise, block: see :class:`Engine`.
 
     Returns:
         A :class:`Result`. Sums run in float32 at least: under autocast or with half-precision weights
@@ -253,7 +255,7 @@ def per_sample(
         UnsupportedLoss: the loss is not [N] or [N, tasks].
         GradientError: a quantity names an unknown parameter, or the model was rebuilt under an Engine.
     """
-    return Engine(model, materialise=materialise)(inputs, loss, *quantities)
+    return Engine(model, materialise=materialise, block=block)(inputs, loss, *quantities)
 
 
 def _known(materialise: Collection[str], parameters: Mapping[str, nn.Parameter]) -> tuple[str, ...]:

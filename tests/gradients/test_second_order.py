@@ -231,7 +231,18 @@ class Sequences(nn.Module):
         return torch.tanh(self.out(x)).sum(dim=(1, 2))
 
 
-@pytest.mark.parametrize("build", [lambda: setting(2), lambda: sequences()])
+def sequences():
+    torch.manual_seed(3)
+    model = Sequences().double()
+    cat, y = torch.randint(0, 4, (N, 5)), torch.randint(0, 2, (N,)).double()
+    return (
+        model,
+        {"cat": cat},
+        lambda o: nn.functional.binary_cross_entropy_with_logits(o, y, reduction="none"),
+    )
+
+
+@pytest.mark.parametrize("build", [lambda: setting(2), sequences])
 def test_ekfac_eigenvalues_are_exact_second_moments(build) -> None:
     model, inputs, loss = build()
     kfac = KFAC()
@@ -247,17 +258,6 @@ def test_ekfac_eigenvalues_are_exact_second_moments(build) -> None:
         right = basis.tensors.get(f"right/{name}", torch.eye(q, dtype=torch.float64))
         expected = (left.T @ matrices @ right).square().mean(dim=0)
         torch.testing.assert_close(corrected.tensors[f"values/{name}"], expected)
-
-
-def sequences():
-    torch.manual_seed(3)
-    model = Sequences().double()
-    cat, y = torch.randint(0, 4, (N, 5)), torch.randint(0, 2, (N,)).double()
-    return (
-        model,
-        {"cat": cat},
-        lambda o: nn.functional.binary_cross_entropy_with_logits(o, y, reduction="none"),
-    )
 
 
 def padded(model, g, inputs) -> dict[str, Tensor]:
