@@ -36,18 +36,12 @@ LIST_GAP_S, LIST_JITTER_S = 150, 90
 LAST_START_S = 23 * 3600  # a session ends before midnight
 
 # standard deviations of the parts of the logit
-ITEM, DEVICE_CATEGORY, SEGMENT_CATEGORY, USER_CATEGORY, USER_PRICE, USER_ITEM, USER = (
-    0.6,
-    0.4,
-    1.0,
-    0.4,
-    0.5,
-    0.5,
-    0.3,
-)
-CATEGORY_MATCH, STYLE_MATCH, PRICE = 1.6, 1.0, -0.25  # logits
+ITEM, USER = 0.6, 0.3
+DEVICE_CATEGORY, SEGMENT_CATEGORY, USER_CATEGORY = 0.4, 0.8, 0.4
+USER_PRICE, USER_ITEM = 0.5, 0.4
+CATEGORY_MATCH, STYLE_MATCH, PRICE = 1.3, 0.9, -0.25  # logits added
 BOT_CLICK_RATE = 0.3
-PILOT_LISTS = 4000
+PILOT_LISTS = 2000
 
 
 @dataclass(frozen=True)
@@ -91,23 +85,35 @@ def impressions(spark: SparkSession, settings: Simulator, *, every: int = 1) -> 
 
 
 def solve_intercept(spark: SparkSession, settings: Simulator) -> float:
-    """The logit at which people click on ``base_rate`` of what they are shown, from a fixed-size pilot."""
+    """The logit at which people click on ``base_rate`` of what they are shown, from a fixed-size pilot.
+
+    The pilot comes back as a histogram of the affinity (bins of 1/20), so a few hundred numbers are solved
+    by bisection here.
+
+    Raises
+    ------
+    ConfigError
+        when even a sure click on every examined item would stay below the base rate.
+    """
     pilot = impressions(spark, settings, every=max(1, Shape.of(settings).lists // PILOT_LISTS))
-    grid = [step / 4.0 for step in range(-48, 33)]
-    means = [
-        F.avg(F.col("examination") * _sigmoid(F.col("affinity") + F.lit(at))).alias(f"at_{i}")
-        for i, at in enumerate(grid)
-    ]
-    row = pilot.filter(~F.col("is_bot")).agg(*means).first()
-    assert row is not None
-    rates = [float(row[f"at_{i}"] or 0.0) for i in range(len(grid))]
-    for left, right, low, high in zip(grid, grid[1:], rates, rates[1:], strict=False):
-        if low <= settings.base_rate < high:
-            return left + (right - left) * math.log(settings.base_rate / low) / math.log(high / low)
-    raise ConfigError(
-        f"simulator.base_rate {settings.base_rate} cannot be reached: positions are examined too rarely",
-        remedy=f"choose a base rate below {rates[-1]:.3f}, or a smaller simulator.position_bias",
-    )
+    binned = pilot.filter(~F.col("is_bot")).groupBy(F.round(F.col("affinity") * 20).alias("bin"))
+    rows = binned.agg(F.sum("examination").alias("examined"), F.count("*").alias("rows")).collect()
+    total = sum(row["rows"] for row in rows)
+
+    def rate(intercept: float) -> float:
+        clicks = (row["examined"] / (1.0 + math.exp(-row["bin"] / 20.0 - intercept)) for row in rows)
+        return float(sum(clicks)) / max(total, 1)
+
+    low, high = -20.0, 20.0
+    if not rate(low) < settings.base_rate < rate(high):
+        raise ConfigError(
+            f"simulator.base_rate {settings.base_rate} cannot be reached: positions are examined too rarely",
+            remedy=f"choose a base rate below {rate(high):.3f}, or a smaller simulator.position_bias",
+        )
+    for _ in range(50):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if rate(middle) < settings.base_rate else (low, middle)
+    return (low + high) / 2.0
 
 
 def click_probability(intercept: float) -> Column:
