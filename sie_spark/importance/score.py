@@ -70,7 +70,6 @@ def run(ctx: Context) -> StageResult:
 def _write(
     ctx: Context, rows: DataFrame, function: ScoreRows, version: str, fingerprint: str
 ) -> tuple[Any, dict[str, Any]]:
-    from pyspark.errors import PySparkException
     from pyspark.sql import Observation
     from pyspark.sql import functions as F
 
@@ -85,8 +84,8 @@ def _write(
     scored = scored.observe(wrote, F.count(F.lit(1)).alias("rows"), *summary)
     try:
         ref = ctx.catalog.replace(scored, "scores", fingerprint=fingerprint, job="score")
-    except PySparkException as error:
-        raise _worker_error(error) from error
+    except Exception as error:  # a worker's failure arrives as py4j's, PySpark's or Connect's own type
+        raise worker_error(error) from error
     found = wrote.get
     table = {
         name: {word: float(found[f"{word}:{name}"]) for word in words}
@@ -100,7 +99,7 @@ def score_rows(rows: DataFrame, function: ScoreRows) -> DataFrame:
     """The rows with the columns of :func:`score_columns` (all double) appended."""
     from pyspark.sql.types import DoubleType, StructField, StructType
 
-    added = [StructField(name, DoubleType(), False) for name in score_columns(function.scorers)]
+    added = [StructField(name, DoubleType()) for name in score_columns(function.scorers)]
     return rows.mapInArrow(function, StructType([*rows.schema.fields, *added]))
 
 
@@ -109,7 +108,7 @@ def task_threads(spark: SparkSession) -> int:
     return max(1, int(spark.conf.get("spark.task.cpus", "1") or 1))
 
 
-def _worker_error(error: Exception) -> SieError:
+def worker_error(error: Exception) -> SieError:
     """What a worker raised, without its stack trace."""
     for line in reversed(str(error).splitlines()):
         name, _, said = line.strip().partition(": ")

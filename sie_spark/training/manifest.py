@@ -7,21 +7,22 @@ says whether a checkpoint was made from the same rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as arrow_fs
 
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import DataError, PlatformError
-from sie_spark.training.draws import uniform_column
+from sie_spark.training.draws import uniform
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 PURGE = "run REORG TABLE delta.`<path>` APPLY (PURGE), which rewrites the files without deletion vectors"
 
@@ -120,7 +121,7 @@ def build_manifest(frame: DataFrame, *, draw: Draw | None = None) -> Manifest:
             )
     if draw is None or draw.fraction >= 1:
         return Manifest(tuple(Shard(uri, group, rows) for uri, group, rows in _ordered(footers)))
-    kept = _kept(frame, footers, draw)
+    kept = _kept(frame.sparkSession, footers, draw)
     shards = tuple(Shard(uri, group, kept.get((uri, group), 0)) for uri, group, _ in _ordered(footers))
     return Manifest(tuple(shard for shard in shards if shard.rows), draw)
 
@@ -183,22 +184,37 @@ def _ordered(footers: dict[str, list[Group]]) -> list[tuple[str, int, int]]:
     return [(uri, index, rows) for _, _, rows, uri, index in sorted(flat)]
 
 
-def _kept(frame: DataFrame, footers: dict[str, list[Group]], draw: Draw) -> dict[tuple[str, int], int]:
-    """Rows of each row group that a draw keeps; one aggregate in Spark, bounded by row groups."""
-    from pyspark.sql import functions as F
-
-    bounds = []
-    for uri, groups in footers.items():
-        start = 0
-        for index, rows, _ in groups:
-            bounds.append((uri, index, start, start + rows))
-            start += rows
-    starts = frame.sparkSession.createDataFrame(
-        bounds, "path string, row_group int, first bigint, past bigint"
-    )
-    drawn = frame.where(
-        uniform_column(F.col("sample_id"), seed=draw.seed, purpose=draw.purpose) < draw.fraction
-    ).select(F.col("_metadata.file_path").alias("path"), F.col("_metadata.row_index").alias("row"))
-    joined = drawn.join(F.broadcast(starts), "path").where("row >= first AND row < past")
-    counts = joined.groupBy("path", "row_group").agg(F.count(F.lit(1))).collect()
+def _kept(spark: SparkSession, footers: dict[str, list[Group]], draw: Draw) -> dict[tuple[str, int], int]:
+    """Rows of each row group that a draw keeps; Arrow workers read the ids, bounded by row groups comes back."""
+    flat = [(uri, index, rows) for uri, index, rows in _ordered(footers)]
+    shards = spark.createDataFrame(flat, "path string, row_group int, rows bigint")
+    tasks = shards.repartition(min(len(flat), 64), "path", "row_group")
+    counts = tasks.mapInArrow(CountDrawn(draw), "path string, row_group int, rows bigint").collect()
     return {(str(path), int(group)): int(rows) for path, group, rows in counts}
+
+
+@dataclass(frozen=True)
+class CountDrawn:
+    """A ``mapInArrow`` function: shards in, the same with the number of rows that a draw keeps."""
+
+    draw: Draw
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Reads one column of each row group."""
+        for batch in batches:
+            kept = [
+                drawn_rows(uri, group, self.draw)
+                for uri, group in zip(batch["path"].to_pylist(), batch["row_group"].to_pylist(), strict=True)
+            ]
+            arrays = [batch["path"], batch["row_group"], pa.array(kept, pa.int64())]
+            yield pa.RecordBatch.from_arrays(arrays, names=["path", "row_group", "rows"])
+
+
+def drawn_rows(uri: str, group: int, draw: Draw) -> int:
+    """How many rows of a row group lie below the draw's fraction."""
+    filesystem, path = locate(uri)
+    with filesystem.open_input_file(path) as source:
+        ids = (
+            pq.ParquetFile(source).read_row_group(group, columns=["sample_id"]).column("sample_id").to_numpy()
+        )
+    return int((uniform(ids, seed=draw.seed, purpose=draw.purpose) < draw.fraction).sum())
