@@ -108,7 +108,9 @@ class History(Settings):
     )
     rate_strength: float = Field(20.0, gt=0, description="pseudo-impressions of the prior, the overall rate")
     recent_items: int = Field(0, ge=0, description="length of the ordered list of the session's recent items")
-    session_days: int = Field(2, ge=1, description="no session lasts longer: how far back a rebuilt date reads")
+    session_days: int = Field(
+        2, ge=1, description="no session lasts longer: how far back a rebuilt date reads"
+    )
 
 
 class Split(Settings):
@@ -153,7 +155,9 @@ class Dataset(Settings):
         description="canonical column: SQL over source columns. events need event_ts and event_type; "
         "impressions and tabular need label"
     )
-    event_time: EventTime | None = Field(None, description="instead of columns.event_ts: a time and its format")
+    event_time: EventTime | None = Field(
+        None, description="instead of columns.event_ts: a time and its format"
+    )
     time_zone: str = Field("UTC", description="zone of times that name none")
     layout: Literal["partition", "cluster"] = Field(
         "partition", description="chosen when the tables are made: event_date partitions or liquid clustering"

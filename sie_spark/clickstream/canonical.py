@@ -1,0 +1,287 @@
+"""Source columns become canonical columns: times, types, rules, pseudonyms and the id of each record.
+
+Everything is one projection; a row that breaks a rule keeps its record and every reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.failures import nearest, unresolved_column
+from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
+from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
+from sie_spark.clickstream.sources import DRIFT, EXTRA, FILE, HELPERS, SOURCE, TEXT, UNPARSED, Raw
+from sie_spark.clickstream.times import UNKNOWN_DATE, parse_time, sensible
+from sie_spark.platform.config import Dataset
+from sie_spark.platform.errors import ConfigError, SourceError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+IDENTITY = ("event_ts", "seq", "event_type", "user_id", "session_id", "item_id")
+KEYS = {
+    "seq": "bigint",
+    "event_type": "string",
+    "user_id": "string",
+    "session_id": "string",
+    "item_id": "string",
+}
+RESERVED = ("event_date", "sampling_rate", "source_file", "reasons", "record", "unparsed", "extra")
+FIRST = ("event_id", "event_date", *IDENTITY)
+ID_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """``frame``: the tables' columns plus reasons, record, unparsed, source_file and a flag a warning."""
+
+    frame: DataFrame
+    columns: list[str]  # of events, in order
+    reasons: list[str]  # every reason a row can carry that is known beforehand
+    warnings: dict[str, str]  # flag column: rule name
+
+
+def canonicalise(
+    raw: Raw, dataset: Dataset, key: bytes, spark: SparkSession, existing: Mapping[str, str]
+) -> Canonical:
+    """Apply a data set's mapping to the raw records.
+
+    Parameters
+    ----------
+    existing:
+        column types of the events table as it stands, empty before the first run.
+
+    Raises
+    ------
+    ConfigError, SourceError
+        naming the canonical column and the source column when an expression does not fit the source.
+    """
+    names = _check(dataset)
+    frame, missing = _mapped(raw, dataset)
+    kinds = {field.name: field.dataType.simpleString() for field in frame.schema}
+    holders = {name: f"_c_{name}" for name in names}
+    frame = with_references(frame, dataset.rules, holders, spark)
+    frame = with_key(frame, key, spark)
+
+    columns = {name: F.col(f"_c_{name}") for name in names}
+    types = {name: kinds[f"_c_{name}"] for name in names}
+    reasons: list[tuple[str, Column]] = []
+    if "event_ts" in columns:
+        columns["event_ts"] = parse_time(columns["event_ts"], types["event_ts"], dataset)
+        types["event_ts"] = "timestamp"
+        outside = columns["event_ts"].isNotNull() & ~sensible(columns["event_ts"])
+        reasons.append(("event_ts:required", columns["event_ts"].isNull()))
+        reasons.append(("event_ts:absurd", outside))
+    if dataset.kind == "events":
+        reasons.append(("event_type:required", columns["event_type"].isNull()))
+    elif "label" in columns:
+        number = columns["label"].cast("string").try_cast("double")
+        reasons.append(("label:not 0 or 1", ~F.coalesce(number.isin(0.0, 1.0), F.lit(False))))
+    rate = F.expr(dataset.sampling_rate).try_cast("double") if dataset.sampling_rate else F.lit(1.0)
+    if dataset.sampling_rate:
+        rate = F.col("_c_sampling_rate").cast("string").try_cast("double")
+        reasons.append(("sampling_rate:not in (0, 1]", ~F.coalesce((rate > 0) & (rate <= 1), F.lit(False))))
+    for name, wanted in KEYS.items():
+        if name in columns and types[name] != wanted:
+            cast = columns[name].cast("string").try_cast(wanted)
+            reasons.append((f"{name}:type", columns[name].isNotNull() & cast.isNull()))
+            columns[name], types[name] = cast, wanted
+    for name in names:
+        if name in existing and types[name] != existing[name] and name not in ("event_id", "event_ts"):
+            columns[name], reason = _as_before(name, columns[name], types[name], existing[name], dataset)
+            types[name] = existing[name]
+            reasons.extend(reason)
+    broken, warned = _judged(dataset, columns, types)
+    reasons.extend(broken)
+    reasons.extend((f"missing_column:{name}", F.lit(True)) for name in missing if _rejects(dataset))
+
+    parsed = F.col(UNPARSED).isNull()
+    listed = F.array_compact(F.array(*[F.when(test, F.lit(name)) for name, test in reasons]))
+    # a column that could not be read is the reason; what follows from its being null is not another one
+    every = F.when(parsed, F.array_distinct(F.concat(DRIFT, listed))).otherwise(F.array(F.lit("unparsable")))
+    identifiers = [name for name in dataset.identifiers if name in columns]
+    out = frame.select(
+        *[
+            (pseudonym(columns[name]) if name in identifiers else columns[name]).alias(f"_c_{name}")
+            for name in names
+        ],
+        rate.alias("_rate"),
+        every.alias("reasons"),
+        *[test.alias(flag) for flag, (_, test) in warned.items()],
+        _record(raw, dataset, identifiers).alias("_record"),
+        *[F.col(name) for name in (UNPARSED, FILE, EXTRA, TEXT, INNER, OUTER)],
+    )
+    named = {flag: name for flag, (name, _) in warned.items()}
+    return _finished(out, dataset, names, reasons=[name for name, _ in reasons], warnings=named)
+
+
+def _check(dataset: Dataset) -> list[str]:
+    names = list(dataset.columns)
+    if dataset.event_time is not None and "event_ts" not in names:
+        names = ["event_ts", *names]
+    for name in names:
+        if name in RESERVED or name.startswith("_") or not name.isidentifier():
+            raise ConfigError(f"dataset.columns: '{name}' cannot be a column's name", remedy="rename it")
+    needed = ["event_ts", "event_type"] if dataset.kind == "events" else ["label"]
+    for name in needed:
+        if name not in names:
+            raise ConfigError(
+                f"dataset.columns: a data set of kind '{dataset.kind}' needs '{name}'",
+                remedy=f"add '{name}': SQL over the source columns",
+            )
+    check_rules(dataset.rules, [*names, "event_ts"])
+    for name in dataset.event_key:
+        if name not in names:
+            raise ConfigError(f"dataset.event_key: no canonical column '{name}'", remedy=nearest(name, names))
+    return names
+
+
+def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
+    """Every canonical column as ``_c_<name>``; source columns that are missing are null where allowed."""
+    from pyspark.errors import PySparkException
+
+    wanted = dict(dataset.columns)
+    if dataset.event_time is not None:
+        wanted["event_ts"] = dataset.event_time.expression
+    if dataset.sampling_rate:
+        wanted["sampling_rate"] = dataset.sampling_rate
+    frame, missing = raw.frame, []
+    for name, sql in wanted.items():
+        while True:
+            try:
+                frame.select(F.expr(sql).alias(name)).schema  # noqa: B018 - Connect analyses when asked
+                break
+            except PySparkException as error:
+                column = unresolved_column(error)
+                if column is None:
+                    raise ConfigError(
+                        f"dataset.columns.{name}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
+                        remedy="correct the SQL; it may use the source's columns only",
+                    ) from None
+                if dataset.source.on_missing_column == "refuse" or column in missing or "." in column:
+                    raise SourceError(
+                        f"{dataset.source.path}: no column '{column}', which dataset.columns.{name} needs",
+                        remedy=nearest(column, raw.columns),
+                    ) from None
+                missing.append(column)
+                frame = frame.withColumn(column, F.lit(None).cast("string"))
+    helpers = [F.col(name) for name in HELPERS]
+    return frame.select(*[F.expr(sql).alias(f"_c_{name}") for name, sql in wanted.items()], *helpers), missing
+
+
+def _rejects(dataset: Dataset) -> bool:
+    return dataset.source.on_missing_column == "quarantine"
+
+
+def _as_before(
+    name: str, column: Column, actual: str, wanted: str, dataset: Dataset
+) -> tuple[Column, list[tuple[str, Column]]]:
+    """A canonical column whose type differs from the events table's."""
+    policy = dataset.source.on_type_change
+    if actual == "void":
+        return column.cast(wanted), []
+    if policy == "refuse" and (actual, wanted) not in {
+        ("int", "bigint"),
+        ("int", "double"),
+        ("float", "double"),
+    }:
+        raise SourceError(
+            f"{dataset.source.path}: column '{name}' is {actual} now and {wanted} in table events",
+            remedy=f"cast it in dataset.columns.{name}, or set source.on_type_change to cast or quarantine",
+        )
+    cast = column.cast("string").try_cast(wanted)
+    failed = F.lit(True) if policy == "quarantine" else column.isNotNull() & cast.isNull()
+    return cast, [(f"type_change:{name}", failed)]
+
+
+def _judged(
+    dataset: Dataset, columns: Mapping[str, Column], types: Mapping[str, str]
+) -> tuple[list[tuple[str, Column]], dict[str, tuple[str, Column]]]:
+    """The rules' tests: (reason, test) of severity error, and flag column: (name, test) of severity warn."""
+    broken, warned = [], {}
+    for index, rule in enumerate(dataset.rules):
+        test = violation(rule, columns, types)
+        if rule.check == "expression":
+            renamed = _over_holders(str(rule.expression), list(columns))
+            test = ~F.coalesce(F.expr(renamed).cast("boolean"), F.lit(False))
+        test = F.coalesce(test, F.lit(False))
+        if rule.severity == "error":
+            broken.append((rule_name(rule), test))
+        else:
+            warned[f"_warn_{index}"] = (rule_name(rule), F.col(UNPARSED).isNull() & test)
+    return broken, warned
+
+
+def _over_holders(sql: str, names: list[str]) -> str:
+    """SQL over canonical names, written over the columns that hold them (quoted text is left alone)."""
+    pieces = re.split(r"('(?:[^'\\]|\\.)*')", sql)
+    word = re.compile(
+        r"(?<![\w.`])(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + r")\b(?!\s*\()"
+    )
+    return "".join(piece if piece.startswith("'") else word.sub(r"_c_\1", piece) for piece in pieces)
+
+
+def _record(raw: Raw, dataset: Dataset, identifiers: list[str]) -> Column:
+    """The source row as JSON; fields that an identifier is made from are hashed."""
+    sql = " ".join(dataset.columns[name] for name in identifiers if name in dataset.columns)
+    words = {word.lower() for word in re.findall(r"\w+", sql)}
+    struct = raw.frame.schema[SOURCE].dataType
+    fields = []
+    for name in struct.names:  # type: ignore[attr-defined]
+        field = F.col(SOURCE)[name]
+        if name.lower() in words:
+            kind = struct[name].dataType.simpleString()  # type: ignore[index]
+            complex_ = kind.startswith(("struct", "array", "map"))
+            field = pseudonym(F.to_json(field) if complex_ else field)
+        fields.append(field.alias(name))
+    return F.to_json(F.struct(*fields))
+
+
+def _finished(
+    frame: DataFrame, dataset: Dataset, names: list[str], *, reasons: list[str], warnings: dict[str, str]
+) -> Canonical:
+    rejected = F.size("reasons") > 0
+    event_type = {"events": None, "impressions": "impression", "tabular": "row"}[dataset.kind]
+    columns: dict[str, Column] = {}
+    for name in (*IDENTITY, *names):
+        if name in ("event_id", *columns):
+            continue
+        if name in names:
+            columns[name] = F.col(f"_c_{name}")
+        elif name == "event_ts":
+            columns[name] = F.lit(None).cast("timestamp")
+        else:
+            fixed = event_type if name == "event_type" else None
+            columns[name] = F.lit(fixed).cast(KEYS[name])
+    good_time = sensible(columns["event_ts"])
+    date = F.when(good_time, F.to_date(columns["event_ts"])).otherwise(F.lit(UNKNOWN_DATE).cast("date"))
+    if dataset.event_key:
+        parts = [
+            F.coalesce(F.col(f"_c_{name}").cast("string"), F.lit("\u0000")) for name in dataset.event_key
+        ]
+        identity = F.concat_ws("\u0001", *parts)
+    else:
+        identity = F.coalesce(pseudonym(F.col(TEXT)), F.col("_record"))
+    rejected_identity = F.coalesce(F.col(UNPARSED), F.col("_record"))
+    event_id = F.substring(F.sha2(F.when(rejected, rejected_identity).otherwise(identity), 256), 1, ID_LENGTH)
+    extra = [F.col(EXTRA).alias("extra")] if dataset.source.on_new_column == "add" else []
+    staged = frame.select(
+        event_id.alias("event_id"),
+        date.alias("event_date"),
+        *[column.alias(name) for name, column in columns.items()],
+        F.col("_rate").alias("sampling_rate"),
+        *extra,
+        F.col("reasons"),
+        F.when(rejected & F.col(UNPARSED).isNull(), F.col("_record")).alias("record"),
+        F.col(UNPARSED).alias("unparsed"),
+        F.col(FILE).alias("source_file"),
+        *[F.col(flag) for flag in warnings],
+    )
+    kept = ["event_id", "event_date", *columns, "sampling_rate", *(["extra"] if extra else [])]
+    return Canonical(staged, kept, ["unparsable", *reasons], warnings)

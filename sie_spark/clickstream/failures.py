@@ -1,0 +1,98 @@
+"""Spark's failures in the user's words: which file, which column, what to do; never a stack trace."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sie_spark.platform.errors import SieError, SourceError
+
+_FILE = re.compile(r"(?:file:|s3a?:|abfss:|gs:|hdfs:)/[^\s,'\"\]\)]+|(?<=file )/[^\s,'\"]+")
+_UNRESOLVED = re.compile(r"name [`'\"]?(.+?)[`'\"]? cannot be resolved")
+
+# words in Spark's text, what it means, what to do; the first that fits is said
+_KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("PATH_NOT_FOUND", "does not exist"),
+        "{source}: no such file or directory",
+        "check --source (dataset.source.path)",
+    ),
+    (
+        ("UNABLE_TO_INFER_SCHEMA",),
+        "{source}: holds no readable files",
+        "check the path and source.format",
+    ),
+    (
+        ("not a Parquet file", "CANNOT_READ_FILE_FOOTER", "footer"),
+        "{file}: is not a readable Parquet file",
+        "check source.format, or fetch the file again: it may be cut off",
+    ),
+    (
+        ("is not a Delta table", "DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND"),
+        "{source}: is not a Delta table",
+        "check the path and source.format",
+    ),
+    (
+        ("Permission denied", "AccessControlException", "AccessDenied"),
+        "{file}: permission denied",
+        "give this user the right to read it",
+    ),
+    (
+        ("CSV header does not conform", "Header length"),
+        "{file}: its CSV header differs from the other files'",
+        "read files of one layout at a time, or mend the header",
+    ),
+    (
+        ("overflow", "ArithmeticException", "CAST_INVALID_INPUT"),
+        "{source}: an expression in the data set's YAML failed on a record: {first}",
+        "use functions that give null instead (try_cast, try_divide, ...), and dataset.event_time",
+    ),
+    (
+        ("FAILED_READ_FILE", "EOFException", "ZipException", "ZLIB"),
+        "{file}: cannot be read to its end",
+        "fetch the file again: it is damaged",
+    ),
+)
+
+
+@contextmanager
+def readable(source: str) -> Iterator[None]:
+    """Turn what Spark raises while it reads ``source`` into a :class:`SourceError`."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except SieError:
+        raise
+    except (PySparkException, Py4JError) as error:
+        raise explain(error, source) from None
+
+
+def explain(error: Exception, source: str) -> SourceError:
+    """The :class:`SourceError` that says what one of Spark's exceptions means for this source."""
+    text = str(error)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)[:300]
+    files = _FILE.findall(text)
+    where = files[0] if files else source
+    place = {"source": source, "file": where, "first": first}
+    for words, message, remedy in _KNOWN:
+        if any(word in text for word in words):
+            return SourceError(message.format(**place), remedy=remedy)
+    return SourceError(
+        f"{where}: cannot be read: {first}", remedy="check the path, its format and its columns"
+    )
+
+
+def unresolved_column(error: Exception) -> str | None:
+    """The column name that an analysis error is about, if it is about one."""
+    found = _UNRESOLVED.search(str(error))
+    return found.group(1).replace("`", "") if found else None
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A hint such as "did you mean 'x'?", or the list of names."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"columns there: {', '.join(names)}"

@@ -1,0 +1,226 @@
+"""Raw records become ``events`` and ``quarantine``, each exactly once, whatever is killed or run twice."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.canonical import canonicalise
+from sie_spark.clickstream.failures import readable
+from sie_spark.clickstream.pseudonyms import load_key
+from sie_spark.clickstream.sources import Snapshot, read, snapshot
+from sie_spark.clickstream.staging import (
+    Batch,
+    Counts,
+    Fate,
+    already_there,
+    clear,
+    distinct_rows,
+    load_counts,
+    stage,
+)
+from sie_spark.clickstream.tables import column_types, dates_in, ensure, insert_new, session_settings
+from sie_spark.platform.catalog import metadata
+from sie_spark.platform.config.load import digest
+from sie_spark.platform.context import Context
+from sie_spark.platform.errors import RowIdentityError, SourceError
+from sie_spark.platform.result import Rows, StageResult, TableRef
+from sie_spark.platform.root import read_bytes
+
+JOB = "ingest"
+LEDGER = "ingested"
+MAPPING = (
+    "kind",
+    "source",
+    "columns",
+    "event_time",
+    "time_zone",
+    "identifiers",
+    "event_key",
+    "sampling_rate",
+    "rules",
+)
+# wrong values are for the rules to judge, not for Spark to fail on
+LENIENT = {"spark.sql.ansi.enabled": "false", "spark.sql.session.timeZone": "UTC"}
+ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
+
+
+def run(ctx: Context) -> StageResult:
+    """Ingest ``dataset.source``; skipped when the same bytes were ingested by the same settings before.
+
+    Raises
+    ------
+    SourceError, ConfigError
+        naming file, column and remedy.
+    RowIdentityError
+        when rows read differ from events + quarantined + duplicates; nothing was made visible.
+    """
+    with session_settings(ctx.spark, LENIENT):
+        files = snapshot(ctx.spark, ctx.config.dataset.source)
+        fingerprint = batch_fingerprint(ctx, files)
+        done = _ledger(ctx, fingerprint)
+        if done is not None and not ctx.config.run.force and ctx.catalog.exists("events"):
+            ctx.save_details(JOB, done)
+            return _result(ctx, done, skipped=True)
+        counts = load_counts(ctx.root, fingerprint)
+        if counts is None:
+            counts = _stage(ctx, files, fingerprint)
+        else:
+            ctx.progress.say(f"going on with a staged batch of {counts.read:,} rows")
+        _check(ctx, counts)
+        batch = distinct_rows(ctx, fingerprint, counts)
+        fate = publish(ctx, batch, counts, fingerprint)
+    details = _details(ctx, files, counts, fate)
+    ctx.root.write_bytes(json.dumps(details, sort_keys=True).encode(), LEDGER, f"{fingerprint}.json")
+    ctx.save_details(JOB, details)
+    clear(ctx.root, fingerprint)
+    ctx.progress.say(
+        f"{fate.read:,} rows read = {fate.kept:,} events + {fate.quarantined:,} quarantined"
+        f" + {fate.duplicate:,} duplicates"
+    )
+    return _result(ctx, details)
+
+
+def batch_fingerprint(ctx: Context, files: Snapshot) -> str:
+    """What a batch is: the bytes of the source, the mapping, the dates."""
+    dates = (ctx.config.run.date_from, ctx.config.run.date_to)
+    return ctx.fingerprint(JOB, "dataset.name", mapping=mapping_digest(ctx), source=files.digest, dates=dates)
+
+
+def mapping_digest(ctx: Context) -> str:
+    """The settings that decide what a source row becomes, the place of the source aside."""
+    options = ctx.config.dataset.options()
+    chosen = {name: options[name] for name in MAPPING}
+    chosen["source"] = {**chosen["source"], "path": None}
+    return digest(chosen)
+
+
+def _stage(ctx: Context, files: Snapshot, fingerprint: str) -> Counts:
+    dataset = ctx.config.dataset
+    source = str(dataset.source.path)
+    raw = read(ctx.spark, dataset.source, files)
+    key = load_key(ctx.root, say=ctx.progress.warn)
+    canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
+    with readable(source):
+        return stage(ctx, canonical, fingerprint)
+
+
+def _check(ctx: Context, counts: Counts) -> None:
+    """Refuse what no row's reason can say: an empty source, a source that is of another kind altogether."""
+    source = str(ctx.config.dataset.source.path)
+    if counts.read == 0 and counts.outside == 0:
+        raise SourceError(f"{source}: holds no records", remedy="check the source: its files are empty")
+    if counts.read == 0:
+        raise SourceError(
+            f"{source}: none of its {counts.outside:,} records lie in the asked dates",
+            remedy="check run.date_from and run.date_to",
+        )
+    unparsed = counts.reasons.get("unparsable", 0)
+    if unparsed == counts.read >= ALL_ROWS_WRONG:
+        raise SourceError(
+            f"{source}: no record can be parsed as {ctx.config.dataset.source.format}",
+            remedy="check dataset.source.format and source.options",
+        )
+    if counts.rejected == counts.read >= ALL_ROWS_WRONG:
+        worst = max(counts.reasons.items(), key=lambda item: item[1], default=("unknown", 0))
+        raise SourceError(
+            f"{source}: every one of {counts.read:,} rows is rejected, mostly for '{worst[0]}'",
+            remedy="the columns or the rules in the YAML do not fit this source",
+        )
+    if ctx.config.dataset.source.on_type_change != "refuse":
+        return
+    for reason, rows in counts.reasons.items():
+        if reason.startswith("type:") and rows == counts.read - unparsed >= ALL_ROWS_WRONG:
+            raise SourceError(
+                f"{source}: every value of column '{reason[5:]}' has another type than declared",
+                remedy="correct dataset.source.columns, or set source.on_type_change to quarantine",
+            )
+
+
+def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fate:
+    """Make a checked batch visible: quarantine first, then events; both merges only insert what is new.
+
+    Raises
+    ------
+    RowIdentityError
+        before either is visible.
+    """
+    catalog, dataset = ctx.catalog, ctx.config.dataset
+    rejected = batch.rejected.select(
+        F.col("event_id").alias("record_id"), "event_date", "reasons", "record", "unparsed", "source_file"
+    )
+    internal = ("reasons", "record", "unparsed", "source_file", "_row")
+    accepted = batch.accepted.select(*[name for name in batch.accepted.columns if name not in internal])
+    ensure(catalog, "quarantine", rejected.schema, layout=dataset.layout)
+    ensure(catalog, "events", accepted.schema, layout=dataset.layout)
+    good, bad = dates_in(batch.accepted_dates), dates_in(batch.rejected_dates)
+    old_good = already_there(catalog, batch.accepted, "events", "event_id", good)
+    old_bad = already_there(catalog, batch.rejected, "quarantine", "record_id", bad)
+    kept, quarantined = batch.distinct_accepted - old_good, batch.distinct_rejected - old_bad
+    repeated = counts.read - batch.distinct_accepted - batch.distinct_rejected
+    if (
+        repeated < 0
+        or kept < 0
+        or quarantined < 0
+        or kept + quarantined + repeated + old_good + old_bad != counts.read
+    ):
+        raise RowIdentityError(
+            f"rows read {counts.read} differ from events {kept} + quarantined {quarantined}"
+            f" + duplicates {repeated + old_good + old_bad}; nothing was made visible",
+            remedy="this is a defect: please report it with the data set's YAML",
+        )
+    stamp = {"fingerprint": fingerprint, "mapping": mapping_digest(ctx)}
+    if quarantined:
+        quarantined = insert_new(
+            catalog,
+            rejected,
+            "quarantine",
+            key="record_id",
+            dates=batch.rejected_dates,
+            stamp=metadata(job=JOB, **stamp),
+        )
+    if kept:
+        touched = json.dumps(batch.accepted_dates)
+        kept = insert_new(
+            catalog,
+            accepted,
+            "events",
+            key="event_id",
+            dates=batch.accepted_dates,
+            stamp=metadata(job=JOB, dates=touched, **stamp),
+        )
+    # another job may have inserted some of them in between: they are duplicates of this run then
+    return Fate(counts.read, kept, quarantined, counts.read - kept - quarantined)
+
+
+def _details(ctx: Context, files: Snapshot, counts: Counts, fate: Fate) -> dict[str, Any]:
+    return {
+        "source": ctx.config.dataset.source.path,
+        "files": files.files,
+        "bytes": files.size,
+        "rows": {
+            "read": fate.read,
+            "kept": fate.kept,
+            "quarantined": fate.quarantined,
+            "duplicate": fate.duplicate,
+        },
+        "outside_dates": counts.outside,
+        "reasons": counts.reasons,
+        "warnings": counts.warnings,
+    }
+
+
+def _ledger(ctx: Context, fingerprint: str) -> dict[str, Any] | None:
+    if not ctx.root.exists(LEDGER, f"{fingerprint}.json"):
+        return None
+    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path(LEDGER, f"{fingerprint}.json")))
+    return loaded
+
+
+def _result(ctx: Context, details: dict[str, Any], *, skipped: bool = False) -> StageResult:
+    rows = details["rows"]
+    outputs: dict[str, TableRef] = {name: ctx.catalog.ref(name) for name in ("events", "quarantine")}
+    metrics = {f"rows_{name}": float(value) for name, value in rows.items()}
+    return StageResult(outputs=outputs, rows=Rows(**rows), metrics=metrics, details=details, skipped=skipped)

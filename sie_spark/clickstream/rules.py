@@ -1,0 +1,136 @@
+"""Quality rules as pure ``Column`` expressions: each says when a row breaks it, and under which name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.failures import nearest, readable
+from sie_spark.platform.config import Rule
+from sie_spark.platform.config.load import digest
+from sie_spark.platform.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+NEEDS = {
+    "type": ("type",),
+    "set": ("values",),
+    "regex": ("pattern",),
+    "reference": ("table", "key"),
+    "expression": ("expression",),
+}
+
+
+def rule_name(rule: Rule) -> str:
+    """The reason that a rejected row carries."""
+    return rule.name or f"{rule.column}:{rule.check}"
+
+
+def check_rules(rules: Sequence[Rule], columns: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` for a rule on an unknown column or without what its check needs."""
+    for rule in rules:
+        if rule.column not in columns:
+            raise ConfigError(
+                f"rule '{rule_name(rule)}': no canonical column '{rule.column}'",
+                remedy=nearest(rule.column, list(columns)),
+            )
+        for need in NEEDS.get(rule.check, ()):
+            if getattr(rule, need) is None:
+                raise ConfigError(
+                    f"rule '{rule_name(rule)}': check '{rule.check}' needs '{need}'",
+                    remedy=f"add '{need}' to the rule",
+                )
+        if rule.check == "range" and rule.min is None and rule.max is None:
+            raise ConfigError(
+                f"rule '{rule_name(rule)}': check 'range' needs 'min' or 'max'", remedy="add one of them"
+            )
+
+
+def violation(rule: Rule, columns: Mapping[str, Column], types: Mapping[str, str]) -> Column:  # noqa: PLR0911
+    """True where a row breaks the rule; a null breaks only ``required`` and ``expression``.
+
+    ``columns`` are the canonical columns by name, ``types`` their Spark types in words. ``reference`` rules
+    are answered by :func:`with_references` beforehand, in a column of their own.
+    """
+    column = columns[rule.column]
+    kind = types.get(rule.column, "string")
+    there = column.isNotNull()
+    if rule.check == "required":
+        return column.isNull() | _blank(column, kind)
+    if rule.check == "type":
+        return there & column.cast("string").try_cast(str(rule.type)).isNull()
+    if rule.check == "range":
+        number = column.cast("double") if kind in ("timestamp", "date") else column.try_cast("double")
+        outside = number.isNull() | F.isnan(number)
+        if rule.min is not None:
+            outside = outside | (number < rule.min)
+        if rule.max is not None:
+            outside = outside | (number > rule.max)
+        return there & outside
+    if rule.check == "set":
+        return there & ~column.cast("string").isin(list(rule.values or []))
+    if rule.check == "regex":
+        return there & ~column.cast("string").rlike(rule.pattern or "")
+    if rule.check == "not_future":
+        latest = F.current_timestamp() + F.make_dt_interval(hours=F.lit(int(rule.tolerance_hours)))
+        return there & (column.cast("timestamp") > latest)
+    if rule.check == "reference":
+        return there & F.col(_flag(rule)).isNull()
+    return F.lit(True)  # 'expression' is evaluated where its SQL has names: see canonical
+
+
+def with_references(
+    frame: DataFrame, rules: Sequence[Rule], columns: Mapping[str, str], spark: SparkSession
+) -> DataFrame:
+    """Join a flag for each ``reference`` rule: not null where the value is in the table it names.
+
+    ``columns``: canonical name to the column of ``frame`` that holds it.
+    """
+    for rule in rules:
+        if rule.check != "reference":
+            continue
+        assert rule.table is not None and rule.key is not None
+        with readable(rule.table):
+            found = _table(spark, rule.table)
+            if rule.key not in found.columns:
+                raise ConfigError(
+                    f"rule '{rule_name(rule)}': '{rule.table}' has no column '{rule.key}'",
+                    remedy=nearest(rule.key, found.columns),
+                )
+        key = f"{_flag(rule)}_key"
+        valid = found.select(F.col(f"`{rule.key}`").cast("string").alias(key)).where(F.col(key).isNotNull())
+        valid = valid.distinct().withColumn(_flag(rule), F.lit(True))
+        frame = frame.join(valid, frame[columns[rule.column]].cast("string") == valid[key], "left").drop(key)
+    return frame
+
+
+def reference_flags(rules: Sequence[Rule]) -> list[str]:
+    """Names of the columns that :func:`with_references` adds."""
+    return [_flag(rule) for rule in rules if rule.check == "reference"]
+
+
+def _flag(rule: Rule) -> str:
+    return f"_sie_ref_{rule.column}_{digest([rule.table, rule.key])}"
+
+
+def _table(spark: SparkSession, path: str) -> DataFrame:
+    from pyspark.errors import PySparkException
+
+    try:
+        return spark.read.format("delta").load(path)
+    except PySparkException:
+        return spark.read.parquet(path)
+
+
+def _blank(column: Column, kind: str) -> Column:
+    if kind == "string":
+        return F.trim(column) == ""
+    if kind in ("double", "float"):
+        return F.isnan(column)
+    if kind.startswith("array"):
+        return F.size(column) == 0
+    return F.lit(False)

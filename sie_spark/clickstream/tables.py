@@ -1,0 +1,149 @@
+"""How the clickstream's tables are made and added to: layout, constraints, insert-only MERGE.
+
+SQL only, so that Spark Connect, which has no DeltaTable, does the same.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sie_spark.platform.catalog import RETENTION, Catalog, union_of_dates
+from sie_spark.platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+CONSTRAINTS: dict[str, dict[str, str]] = {
+    "events": {
+        "has_id": "event_id IS NOT NULL AND event_date IS NOT NULL",
+        "has_type": "event_type IS NOT NULL",
+        "rate": "sampling_rate > 0 AND sampling_rate <= 1",
+    },
+    "quarantine": {"has_reason": "record_id IS NOT NULL AND size(reasons) > 0"},
+    "impressions": {
+        "has_id": "impression_id IS NOT NULL AND event_date IS NOT NULL",
+        "click": "click IS NULL OR click IN (0, 1)",
+        "conversion": "conversion IS NULL OR conversion IN (0, 1)",
+        "rate": "sampling_rate > 0 AND sampling_rate <= 1",
+    },
+}
+CONFLICTS = (
+    "DELTA_CONCURRENT",
+    "ConcurrentAppend",
+    "ConcurrentWrite",
+    "ConcurrentDelete",
+    "DELTA_METADATA_CHANGED",
+)
+ATTEMPTS = 6
+MANY_DATES = 400
+
+
+@contextmanager
+def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    """Set session settings for a while; those the platform refuses are passed over."""
+    from pyspark.errors import PySparkException
+
+    before: dict[str, str | None] = {}
+    for key, value in settings.items():
+        try:
+            previous = spark.conf.get(key, None)
+            spark.conf.set(key, value)
+        except PySparkException:
+            continue
+        before[key] = previous
+    try:
+        yield
+    finally:
+        for key, previous in before.items():
+            if previous is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, previous)
+
+
+@contextmanager
+def commit_metadata(spark: SparkSession, text: str) -> Iterator[None]:
+    """Every commit inside carries ``text`` as its userMetadata."""
+    with session_settings(spark, {USER_METADATA: text}):
+        yield
+
+
+def ensure(catalog: Catalog, name: str, schema: StructType, *, layout: str = "partition") -> None:
+    """Make a table with its layout, retention and CHECK constraints unless it exists."""
+    if catalog.exists(name):
+        return
+    columns = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in schema)
+    placed = "PARTITIONED BY (event_date)" if layout == "partition" else "CLUSTER BY (event_date)"
+    checks = {f"delta.constraints.{key}": test for key, test in CONSTRAINTS.get(name, {}).items()}
+    properties = ", ".join(f"'{key}' = '{value}'" for key, value in {**RETENTION, **checks}.items())
+    catalog.spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {catalog.sql_name(name)} ({columns}) USING delta {placed} "
+        f"TBLPROPERTIES ({properties})"
+    )
+
+
+def insert_new(
+    catalog: Catalog, source: DataFrame, name: str, *, key: str, dates: Sequence[str], stamp: str
+) -> int:
+    """Insert the rows of ``source`` whose key is not in the table at these dates; returns how many.
+
+    ``source`` holds each key once. Literal dates prune what the MERGE reads. A commit of another job in
+    between is retried, so two overlapping runs insert a row once.
+    """
+    spark = catalog.spark
+    view = f"_sie_new_{name}"
+    source.createOrReplaceTempView(view)
+    columns = ", ".join(f"`{column}`" for column in source.columns)
+    values = ", ".join(f"s.`{column}`" for column in source.columns)
+    statement = (
+        f"MERGE WITH SCHEMA EVOLUTION INTO {catalog.sql_name(name)} t USING {view} s "
+        f"ON {dates_in(dates, 't.event_date')} AND t.`{key}` = s.`{key}` "
+        f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
+    )
+    settings = {"spark.databricks.delta.merge.repartitionBeforeWrite.enabled": "false"}
+    with commit_metadata(spark, stamp), session_settings(spark, settings):
+        row = retried(lambda: spark.sql(statement).first())
+    spark.catalog.dropTempView(view)
+    return int(row["num_inserted_rows"]) if row is not None else 0
+
+
+def dates_in(dates: Iterable[str], column: str = "event_date") -> str:
+    """A literal predicate over dates: a list, or bounds where the list would be long."""
+    ordered = sorted(set(dates))
+    if not ordered:
+        return "false"
+    if len(ordered) > MANY_DATES:
+        return f"{column} >= DATE'{ordered[0]}' AND {column} <= DATE'{ordered[-1]}'"
+    return union_of_dates(ordered, column=column)
+
+
+def retried(action: Any) -> Any:
+    """Run a Delta write again when another job's commit came in between."""
+    from pyspark.errors import PySparkException
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return action()
+        except PySparkException as error:
+            if not any(word in str(error) for word in CONFLICTS):
+                raise
+            if attempt == ATTEMPTS:
+                raise PlatformError(
+                    f"another job kept writing to the same table ({ATTEMPTS} attempts)",
+                    remedy="run the same command again when the other job has ended",
+                ) from None
+            time.sleep(random.uniform(0.2, 0.5) * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def column_types(catalog: Catalog, name: str) -> dict[str, str]:
+    """Column types in words; empty where the table does not exist."""
+    if not catalog.exists(name):
+        return {}
+    return {field.name: field.dataType.simpleString() for field in catalog.read(name).schema}
