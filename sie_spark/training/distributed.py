@@ -50,7 +50,7 @@ def launch(
     from pyspark.ml.torch.distributor import TorchDistributor
 
     try:
-        with _loopback(local):
+        with _environment(local, settings.processes):
             distributor = TorchDistributor(num_processes=settings.processes, local_mode=local, use_gpu=False)
             history = distributor.run(rank_main, job_uri)
     except Exception as error:  # what a rank raised arrives as text inside many types
@@ -116,14 +116,15 @@ def task_slots(spark: SparkSession) -> int:
 
 
 @contextmanager
-def _loopback(local: bool) -> Iterator[None]:
-    """Local ranks talk over the loopback device where the machine's name does not resolve."""
+def _environment(local: bool, processes: int) -> Iterator[None]:
+    """What local ranks inherit: their share of the cores, and loopback where the machine's name does not resolve."""
     wanted = {}
     if local:
+        wanted["OMP_NUM_THREADS"] = str(max(1, usable_cores() // processes))
         try:
             socket.gethostbyname(socket.gethostname())
         except OSError:
-            wanted = {"GLOO_SOCKET_IFNAME": "lo"}
+            wanted["GLOO_SOCKET_IFNAME"] = "lo"
     added = {key: value for key, value in wanted.items() if key not in os.environ}
     os.environ.update(added)
     try:

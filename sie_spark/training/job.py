@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -134,7 +133,9 @@ def _group(distributed: bool, backend: str) -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def rank_main(job_uri: str) -> dict[str, Any] | None:
-    """What TorchDistributor calls in each process; only rank 0 returns something, and it is small."""
-    history = run_rank(job_uri, distributed=True)
-    return history if os.environ.get("RANK", "0") == "0" else None
+def rank_main(job_uri: str) -> dict[str, Any]:
+    """What TorchDistributor calls in each process.
+
+    Every rank returns the same small dict: on one machine all of them write it to one file, and the last wins.
+    """
+    return run_rank(job_uri, distributed=True)
