@@ -1,0 +1,120 @@
+"""A later event finds the row it belongs to: a click its impression, a purchase its click."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.shown import select_events
+from sie_spark.platform.config import Attribution
+from sie_spark.platform.errors import ConfigError
+
+PEOPLE = ("user_id", "session_id", "list_id")
+SIDE, AT, NEXT = "_side", "_at", "_next"
+
+
+def outcomes_of(events: DataFrame, settings: Attribution, setting: str) -> DataFrame:
+    """Outcome events: the match columns and their time."""
+    for name in settings.match:
+        if name not in events.columns:
+            raise ConfigError(
+                f"{setting}.match: no event column '{name}'",
+                remedy=f"columns of events: {', '.join(events.columns)}",
+            )
+    if not set(settings.match) & set(PEOPLE):
+        raise ConfigError(
+            f"{setting}.match: {settings.match} would join everybody's events",
+            remedy=f"add one of {', '.join(PEOPLE)}",
+        )
+    chosen = select_events(events, settings.event, f"{setting}.event")
+    there = [F.col(name).isNotNull() for name in settings.match]
+    condition = there[0]
+    for test in there[1:]:
+        condition = condition & test
+    return chosen.where(condition).select(*settings.match, F.col("event_ts").alias(AT), "seq")
+
+
+def attribute(
+    rows: DataFrame, outcomes: DataFrame, settings: Attribution, *, at: str, result: str
+) -> DataFrame:
+    """Give each row the time of the first outcome that belongs to it.
+
+    An outcome belongs to the latest row before it (or at the same time) with equal match columns, within
+    the window. One shuffle and no join: rows and outcomes are sorted together, and a row's outcome is what
+    follows it directly.
+
+    Example: rows at 1 and 5, outcomes at 6 and 7, window 3 -> the row at 1 gets null, the row at 5 gets 6.
+
+    Parameters
+    ----------
+    at:
+        column of ``rows`` with the time from which the window runs.
+    result:
+        name of the new timestamp column.
+    """
+    keys = [f"_k{index}" for index in range(len(settings.match))]
+    held = {name: _held(rows, name) for name in settings.match}
+    left = rows.select(
+        "*",
+        # a row without a key is matched by nothing, and must not pile up in one partition
+        *[
+            F.coalesce(held[name].cast("string"), F.concat(F.lit("\u0000"), F.col("impression_id"))).alias(
+                key
+            )
+            for key, name in zip(keys, settings.match, strict=True)
+        ],
+        F.col(at).alias(AT),
+        F.lit(0).alias(SIDE),
+    )
+    right = outcomes.select(
+        *[F.col(name).cast("string").alias(key) for key, name in zip(keys, settings.match, strict=True)],
+        AT,
+        "seq",
+        F.lit(1).alias(SIDE),
+    )
+    order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col("seq"), F.lit(0)), SIDE)
+    following = F.lead(F.struct(SIDE, AT)).over(order)
+    united = left.unionByName(right, allowMissingColumns=True).withColumn(NEXT, following)
+    seconds = F.lit(int(settings.window_hours * 3600))
+    near = (F.col(f"{NEXT}.{SIDE}") == 1) & (seconds_between(F.col(AT), F.col(f"{NEXT}.{AT}")) <= seconds)
+    found = united.where(F.col(SIDE) == 0).withColumn(result, F.when(near, F.col(f"{NEXT}.{AT}")))
+    return found.select(*rows.columns, result)
+
+
+def clicks(rows: DataFrame, events: DataFrame, settings: Attribution) -> DataFrame:
+    """``click`` from click events; adds ``_click_ts``."""
+    found = attribute(
+        rows,
+        outcomes_of(events, settings, "impressions.click_event"),
+        settings,
+        at="event_ts",
+        result="_click_ts",
+    )
+    return found.withColumn("click", F.col("_click_ts").isNotNull().cast("int"))
+
+
+def conversions(rows: DataFrame, events: DataFrame, settings: Attribution) -> DataFrame:
+    """``conversion`` (0 or 1) and ``conversion_delay_s`` (from the click) from purchase events.
+
+    Only clicked rows can convert; where clicks are unknown, every row can. The few clicked rows are sorted
+    with the purchases, the others pass by.
+    """
+    outcomes = outcomes_of(events, settings, "impressions.conversion_event")
+    can = F.coalesce(F.col("click"), F.lit(1)) == 1
+    rows = rows.withColumn("_from", F.coalesce("_click_ts", "event_ts"))
+    found = attribute(rows.where(can), outcomes, settings, at="_from", result="_bought")
+    others = rows.where(~can).withColumn("_bought", F.lit(None).cast("timestamp"))
+    both = found.unionByName(others)
+    delay = seconds_between(F.col("_from"), F.col("_bought"))
+    return both.withColumns(
+        {"conversion": F.col("_bought").isNotNull().cast("int"), "conversion_delay_s": delay}
+    ).drop("_from", "_bought")
+
+
+def seconds_between(first: Column, second: Column) -> Column:
+    """Whole seconds from one timestamp to another, bigint."""
+    return F.floor((F.unix_micros(second) - F.unix_micros(first)) / F.lit(1_000_000)).cast("bigint")
+
+
+def _held(rows: DataFrame, name: str) -> Column:
+    return F.col(name if name in rows.columns else f"_m_{name}")

@@ -1,0 +1,69 @@
+"""Smoothed click rates of users, items, queries, as of the day before the impression.
+
+rate = (clicks + strength * prior) / (shown + strength), where prior is the overall rate; all three are
+counts of the days before. On the first day there is nothing to know: rate is null and count is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+DAY = "event_date"
+ALL = ""  # the group of all rows, which gives the prior
+
+
+def daily_counts(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """Shown and clicked per column, value and day, all columns in one pass.
+
+    Returns columns which string, value string, event_date, shown bigint, clicked bigint. A click that came
+    after its impression's day does not count: nobody knew of it when the day ended.
+    """
+    known = F.col("click") == 1
+    if "_click_ts" in rows.columns:
+        known = known & (F.col("_click_ts").isNull() | (F.to_date("_click_ts") == F.col(DAY)))
+    groups = [(ALL, F.lit(""))] + [(name, F.col(name).cast("string")) for name in columns]
+    pairs = F.array(*[F.struct(F.lit(name).alias("which"), value.alias("value")) for name, value in groups])
+    flat = rows.select(DAY, known.alias("known"), F.explode(pairs).alias("group"))
+    counted = flat.where("group.value IS NOT NULL").groupBy(
+        F.col("group.which").alias("which"), F.col("group.value").alias("value"), DAY
+    )
+    return counted.agg(F.count("*").alias("shown"), F.count(F.when(F.col("known"), 1)).alias("clicked"))
+
+
+def rate_table(counts: DataFrame, strength: float) -> DataFrame:
+    """Rates as of the day before, per column, value and day: columns which, value, day, rate, count."""
+    before = Window.partitionBy("which", "value").orderBy(DAY).rowsBetween(Window.unboundedPreceding, -1)
+    summed = counts.select(
+        "which",
+        "value",
+        F.col(DAY).alias("day"),
+        F.coalesce(F.sum("shown").over(before), F.lit(0)).alias("n"),
+        F.coalesce(F.sum("clicked").over(before), F.lit(0)).alias("k"),
+    )
+    prior = summed.where(F.col("which") == ALL).select(
+        F.col("day").alias("_day"), F.when(F.col("n") > 0, F.col("k") / F.col("n")).alias("prior")
+    )
+    joined = summed.where(F.col("which") != ALL).join(
+        F.broadcast(prior), F.col("day") == F.col("_day"), "left"
+    )
+    weight = F.lit(float(strength))
+    smoothed = (F.col("k") + weight * F.col("prior")) / (F.col("n") + weight)
+    return joined.select("which", "value", "day", smoothed.alias("rate"), F.col("n").alias("count"))
+
+
+def with_rates(rows: DataFrame, table: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """Add ``rate_<column>`` double and ``count_<column>`` bigint from :func:`rate_table`."""
+    for column in columns:
+        known = table.where(F.col("which") == column).select(
+            F.col("value").alias("_value"),
+            F.col("day").alias("_day"),
+            F.col("rate").alias(f"rate_{column}"),
+            F.col("count").alias("_count"),
+        )
+        on = (rows[column].cast("string") == known["_value"]) & (rows[DAY] == known["_day"])
+        rows = rows.join(known, on, "left").drop("_value", "_day")
+        rows = rows.withColumn(f"count_{column}", F.coalesce("_count", F.lit(0))).drop("_count")
+    return rows

@@ -1,0 +1,274 @@
+"""Events become ``impressions``: one shown item a row, with its labels and what was known before it."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.attribution import clicks, conversions
+from sie_spark.clickstream.history import wanted, with_history
+from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
+from sie_spark.clickstream.shown import SESSION, list_relative, sessionised, shown
+from sie_spark.clickstream.staging import FOLDER, clear
+from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, event_dates, maturing
+from sie_spark.clickstream.tables import commit_metadata, dates_in, ensure, retried, session_settings
+from sie_spark.platform.catalog import metadata
+from sie_spark.platform.config.load import digest
+from sie_spark.platform.context import Context
+from sie_spark.platform.errors import DataError
+from sie_spark.platform.result import StageResult
+from sie_spark.platform.root import read_bytes
+
+JOB = "samples"
+LENIENT = {"spark.sql.ansi.enabled": "false", "spark.sql.session.timeZone": "UTC"}
+SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
+
+
+def run(ctx: Context) -> StageResult:
+    """Bring ``impressions`` up to date with ``events``: all dates at first, later only those that changed.
+
+    Raises
+    ------
+    StageOrderError
+        when nothing was ingested.
+    ConfigError
+        for an expression or a column that does not fit the events.
+    DataError
+        when no event shows an item.
+    """
+    catalog = ctx.catalog
+    catalog.require("events")
+    version = catalog.version("events")
+    mapping = settings_digest(ctx)
+    fingerprint = ctx.fingerprint(JOB, mapping=mapping, events=version, dates=_asked(ctx))
+    state = _state(ctx)
+    if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
+        return _result(ctx, version, ctx.load_details(JOB), skipped=True)
+    with session_settings(ctx.spark, LENIENT):
+        events = catalog.read("events", version=version)
+        have, newest = event_dates(ctx.spark, events)
+        now = {"mapping": mapping, "events": version, "newest": newest}
+        stale = _stale(ctx, state, now, have)
+        if stale is None:
+            dates = _written(ctx, _restrict(ctx, have), events, newest, fingerprint, everything=True)
+        else:
+            dates = _written(ctx, _restrict(ctx, stale), events, newest, fingerprint, everything=False)
+    details = {**_totals(catalog.read("impressions")), "dates_rebuilt": dates}
+    ctx.save_details(JOB, details)
+    left = set(stale if stale is not None else have) - set(_restrict(ctx, have))
+    if not left:
+        kept = {"fingerprint": fingerprint, **now}
+        ctx.root.write_bytes(json.dumps(kept, sort_keys=True).encode(), "state", f"{JOB}.json")
+    clear(ctx.root, fingerprint)
+    return _result(ctx, version, details)
+
+
+def build(
+    ctx: Context, events: DataFrame, dates: list[str], newest: str | None, fingerprint: str
+) -> DataFrame:
+    """The impressions of ``dates`` (a contiguous stretch gives the same rows as each date alone)."""
+    dataset = ctx.config.dataset
+    settings, history = dataset.impressions, dataset.history
+    reach = Reach.of(dataset)
+    first, last = _day(dates[0]), _day(dates[-1])
+    near = _between(events, first - timedelta(days=reach.forward), last + timedelta(days=reach.back))
+    if settings.session_gap_minutes is not None:
+        near = sessionised(near, settings.session_gap_minutes)
+    attributions = [a for a in (settings.click_event, settings.conversion_event) if a is not None]
+    carried = sorted({name for a in attributions for name in a.match if name in events.columns})
+    rows = shown(_between(near, first, last), dataset, carried)
+    if settings.click_event is not None:
+        rows = clicks(rows, near, settings.click_event)
+    rates = None
+    if history.rates:
+        rates = _rates(ctx, rows, dates[0], fingerprint)
+    if settings.conversion_event is not None:
+        if "_click_ts" not in rows.columns:
+            rows = rows.withColumn("_click_ts", F.lit(None).cast("timestamp"))
+        rows = conversions(rows, near, settings.conversion_event)
+    else:
+        rows = rows.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
+    rows = rows.withColumn(
+        SESSION, F.coalesce("session_id", F.concat(F.lit("\u0000"), F.col("impression_id")))
+    )
+    sessions = dataset.kind != "tabular" and (dataset.kind == "events" or "session_id" in dataset.columns)
+    if sessions and wanted(history):
+        rows = with_history(rows, near, history)
+    if settings.list_relative or settings.items:
+        rows = list_relative(rows, settings.list_relative)
+    if rates is not None:
+        rows = with_rates(rows, rates, history.rates)
+    return _finished(rows, ctx, newest).where(dates_in(dates))
+
+
+def settings_digest(ctx: Context) -> str:
+    """The settings that impressions depend on."""
+    options = ctx.config.dataset.options()
+    return digest({name: options[name] for name in SETTINGS})
+
+
+def _written(
+    ctx: Context,
+    dates: list[str],
+    events: DataFrame,
+    newest: str | None,
+    fingerprint: str,
+    *,
+    everything: bool,
+) -> list[str]:
+    """Build and replace the dates; of single dates only those whose rows differ. Returns what was replaced."""
+    if not dates:
+        return []
+    frame = build(ctx, events, dates, newest, fingerprint)
+    if everything:
+        _replace(
+            ctx, frame, dates, fingerprint, whole=not (ctx.config.run.date_from or ctx.config.run.date_to)
+        )
+        return dates
+    path = ctx.root.path(FOLDER, fingerprint)
+    frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    staged = ctx.spark.read.format("delta").load(path)
+    held = ctx.catalog.read("impressions").where(dates_in(dates))
+    new, old = date_digests(staged), date_digests(held.select(*staged.columns))
+    differ = sorted(day for day in dates if new.get(day) != old.get(day))
+    if differ:
+        _replace(ctx, staged.where(dates_in(differ)), differ, fingerprint, whole=False)
+    ctx.progress.say(f"dates looked at: {len(dates)}, changed: {', '.join(differ) or 'none'}")
+    return differ
+
+
+def _replace(ctx: Context, frame: DataFrame, dates: list[str], fingerprint: str, *, whole: bool) -> None:
+    catalog, dataset = ctx.catalog, ctx.config.dataset
+    new = not catalog.exists("impressions")
+    if new:
+        ensure(catalog, "impressions", frame.schema, layout=dataset.layout)
+    if len(dates) > 1 and dataset.layout == "partition":
+        # a task writes a file for every date it holds: gather them, in files of the size AQE advises
+        frame = frame.hint("rebalance", "event_date")
+    writer = frame.write.format("delta").mode("overwrite")
+    writer = (
+        writer.option("overwriteSchema", "true") if whole else writer.option("replaceWhere", dates_in(dates))
+    )
+    if dataset.layout == "partition" and whole:
+        writer = writer.partitionBy("event_date")
+    stamp = metadata(job=JOB, fingerprint=fingerprint, dates=json.dumps(dates))
+    with commit_metadata(ctx.spark, stamp):
+        retried(lambda: writer.save(catalog.path("impressions")))
+
+
+def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[str]) -> list[str] | None:
+    """Dates to rebuild, or None for all of them."""
+    rebuild = ctx.config.run.force or not ctx.catalog.exists("impressions")
+    if rebuild or state.get("mapping") != now["mapping"]:
+        return None
+    changed = changed_dates(ctx.catalog, "events", int(state["events"]), now["events"])
+    if changed is None:
+        return None
+    dataset = ctx.config.dataset
+    stale = set(affected(changed, have, Reach.of(dataset)))
+    stale |= set(maturing(have, state.get("newest"), now["newest"], dataset.maturity_hours))
+    return sorted(stale)
+
+
+def _rates(ctx: Context, rows: DataFrame, first: str, fingerprint: str) -> DataFrame:
+    history = ctx.config.dataset.history
+    counts = daily_counts(rows, history.rates)
+    if ctx.catalog.exists("impressions"):
+        held = ctx.catalog.read("impressions").where(F.col("event_date") < F.lit(first).cast("date"))
+        if set(history.rates) <= set(held.columns) and first > "1990":
+            counts = counts.unionByName(daily_counts(held, history.rates))
+    path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
+    table = rate_table(counts, history.rate_strength)
+    table.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    return ctx.spark.read.format("delta").load(path)
+
+
+def _finished(rows: DataFrame, ctx: Context, newest: str | None) -> DataFrame:
+    dataset = ctx.config.dataset
+    label = F.col("conversion" if dataset.label == "conversion" else "click")
+    group = F.col(dataset.group) if dataset.group and dataset.group in rows.columns else F.lit(None)
+    internal = [name for name in rows.columns if name.startswith("_")]
+    return rows.withColumns(
+        {
+            "label_mature": _mature(newest, dataset.maturity_hours),
+            "label": label.cast("float"),
+            "group_key": F.coalesce(group.cast("string"), F.col("impression_id")),
+        }
+    ).drop(*internal)
+
+
+def _mature(newest: str | None, hours: float) -> Column:
+    if newest is None:
+        return F.lit(True)
+    age = F.unix_micros(F.lit(newest).cast("timestamp")) - F.unix_micros("event_ts")
+    return F.coalesce(age >= F.lit(int(hours * 3_600_000_000)), F.lit(True))
+
+
+def _totals(impressions: DataFrame) -> dict[str, Any]:
+    """What the report says of the impressions; a row a date and position is collected."""
+    place = F.least(F.coalesce("position", F.lit(0)), F.lit(50)).alias("position")
+    counted = impressions.groupBy("event_date", place).agg(
+        F.count("*"), F.sum("click"), F.sum("conversion"), F.sum(F.col("label_mature").cast("int"))
+    )
+    by_date: dict[str, list[int]] = {}
+    by_position: dict[int, list[int]] = {}
+    for day, position, *counts in counted.collect():
+        for sums in (by_date.setdefault(str(day), [0] * 4), by_position.setdefault(int(position), [0] * 4)):
+            sums[:] = [have + int(value or 0) for have, value in zip(sums, counts, strict=True)]
+    names = ("impressions", "clicks", "conversions", "mature")
+    total = [sum(row[index] for row in by_date.values()) for index in range(4)]
+    if not total[0]:
+        raise DataError(
+            "no event shows an item: table impressions would be empty",
+            remedy="check dataset.impressions.event and .items against the events table",
+        )
+    return {
+        **dict(zip(names, total, strict=True)),
+        "by_date": [
+            {"date": key, **dict(zip(names, row, strict=True))} for key, row in sorted(by_date.items())
+        ],
+        "by_position": [
+            {"position": key, **dict(zip(names, row, strict=True))}
+            for key, row in sorted(by_position.items())
+        ],
+    }
+
+
+def _result(ctx: Context, version: int, details: dict[str, Any], *, skipped: bool = False) -> StageResult:
+    events = ctx.catalog.ref("events")
+    inputs = {"events": type(events)(events.path, version, events.rows)}
+    names = ("impressions", "clicks", "conversions")
+    metrics = {name: float(details[name]) for name in names if name in details}
+    if metrics.get("impressions"):
+        metrics["click_rate"] = metrics["clicks"] / metrics["impressions"]
+    outputs = {"impressions": ctx.catalog.ref("impressions")}
+    return StageResult(inputs=inputs, outputs=outputs, metrics=metrics, details=details, skipped=skipped)
+
+
+def _state(ctx: Context) -> dict[str, Any]:
+    if not ctx.root.exists("state", f"{JOB}.json"):
+        return {}
+    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path("state", f"{JOB}.json")))
+    return loaded
+
+
+def _asked(ctx: Context) -> tuple[str | None, str | None]:
+    return ctx.config.run.date_from, ctx.config.run.date_to
+
+
+def _restrict(ctx: Context, dates: list[str]) -> list[str]:
+    first, last = _asked(ctx)
+    return [day for day in dates if (not first or day >= first) and (not last or day <= last)]
+
+
+def _between(events: DataFrame, first: date, last: date) -> DataFrame:
+    low, high = F.lit(first.isoformat()).cast("date"), F.lit(last.isoformat()).cast("date")
+    return events.where((F.col("event_date") >= low) & (F.col("event_date") <= high))
+
+
+def _day(text: str) -> date:
+    return date.fromisoformat(text)

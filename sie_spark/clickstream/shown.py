@@ -1,0 +1,162 @@
+"""Events that show items become one row a shown item: the impression before labels and history."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.failures import nearest
+from sie_spark.platform.config import Dataset
+from sie_spark.platform.errors import ConfigError
+
+ORDER = ("event_ts", "seq")
+SESSION = "_session"  # session_id, or something unique where there is none
+INTERNAL = ("event_id", "event_date", "event_ts", "seq", "event_type", "user_id", "session_id", "item_id")
+LABELS = ("label", "click", "conversion", "conversion_delay_s")
+
+
+def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
+    """``session_id`` cut where a user was inactive for longer than the gap.
+
+    The id comes from the user and the time of the session's first event, so that it is the same in every run.
+    """
+    ordered = Window.partitionBy("user_id").orderBy("event_ts", _sequence(), "event_id")
+    since = F.unix_micros("event_ts") - F.unix_micros(F.lag("event_ts").over(ordered))
+    frame = events.withColumn("_starts", since.isNull() | (since > int(gap_minutes * 60_000_000)))
+    start = F.last(F.when(F.col("_starts"), F.col("event_ts")), ignorenulls=True).over(
+        ordered.rowsBetween(Window.unboundedPreceding, 0)
+    )
+    name = F.concat_ws("-", "user_id", F.unix_micros(start))
+    named = F.substring(F.sha2(name, 256), 1, 32)
+    return frame.withColumn("session_id", F.when(F.col("user_id").isNotNull(), named)).drop("_starts")
+
+
+def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
+    """One row a shown item.
+
+    Columns: impression_id, event_id, list_id, event_ts, event_date, seq, user_id, session_id, item_id
+    strings; position int (1-based, null where unknown); the context and parallel columns; click and
+    conversion int or null; sampling_rate; ``carried`` event columns that attribution matches on.
+
+    Raises
+    ------
+    ConfigError
+        for an expression that does not fit the events.
+    """
+    settings = dataset.impressions
+    lists = select_events(events, settings.event, "impressions.event")
+    context = list(settings.context)
+    if dataset.kind != "events" and not context:
+        own = (*INTERNAL, *LABELS, "sampling_rate", "extra", "position", "list_id")
+        context = [name for name in events.columns if name not in own]
+    for name in [*context, *settings.parallel.values(), *([settings.items] if settings.items else [])]:
+        if name not in events.columns:
+            raise ConfigError(f"impressions: no event column '{name}'", remedy=nearest(name, events.columns))
+    frame = lists.withColumn("_list_id", F.expr(settings.list_id) if settings.list_id else F.col("event_id"))
+    if settings.items:
+        frame = _exploded(frame, settings.items, settings.parallel)
+    else:
+        position = settings.position or ("position" if "position" in events.columns else "NULL")
+        frame = frame.select(
+            "*",
+            F.col("event_id").alias("_impression_id"),
+            F.expr(position).cast("int").alias("_position"),
+            F.col("item_id").alias("event_item_id"),
+        )
+    names = list(settings.parallel) if settings.items else []
+    labels = {
+        "click": settings.click
+        or ("click" if "click" in events.columns else "label" if _labelled(dataset, "click") else None),
+        "conversion": settings.conversion
+        or (
+            "conversion"
+            if "conversion" in events.columns
+            else "label"
+            if _labelled(dataset, "conversion")
+            else None
+        ),
+    }
+    extra = [name for name in carried if name not in (*INTERNAL, *context, *names, "list_id", "position")]
+    return frame.select(
+        F.col("_impression_id").alias("impression_id"),
+        "event_id",
+        F.col("_list_id").cast("string").alias("list_id"),
+        *[F.col(name) for name in ("event_ts", "event_date", "seq", "user_id", "session_id", "item_id")],
+        F.col("_position").alias("position"),
+        *[F.col(name) for name in (*context, *names)],
+        *[_flag(frame, sql, f"impressions.{name}").alias(name) for name, sql in labels.items()],
+        "sampling_rate",
+        *[F.col(name).alias(f"_m_{name}") for name in extra],
+    )
+
+
+def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:
+    """Events for which a predicate of the YAML holds."""
+    from pyspark.errors import PySparkException
+
+    try:
+        chosen = events.where(F.expr(sql))
+        chosen.schema  # noqa: B018 - Connect analyses when asked
+    except PySparkException as error:
+        raise ConfigError(
+            f"dataset.{setting}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
+            remedy=f"correct the SQL; columns of events: {', '.join(events.columns)}",
+        ) from None
+    return chosen
+
+
+def list_relative(frame: DataFrame, names: list[str]) -> DataFrame:
+    """``list_size``, and for each number ``<name>_rank`` (1 = least) and ``<name>_ratio`` to the list's mean.
+
+    A missing number has neither and takes no part in the others' ranks.
+    """
+    within = Window.partitionBy(SESSION, "list_id", "event_ts")
+    columns: dict[str, Column] = {"list_size": F.count("*").over(within).cast("int")}
+    for name in names:
+        value = F.col(name).cast("double")
+        there = value.isNotNull() & ~F.isnan(value)
+        rank = F.rank().over(within.orderBy(F.when(there, value).asc_nulls_last()))
+        columns[f"{name}_rank"] = F.when(there, rank).cast("int")
+        mean = F.avg(F.when(there, value)).over(within)
+        columns[f"{name}_ratio"] = F.when(there & (mean != 0), value / mean)
+    return frame.withColumns(columns)
+
+
+def _labelled(dataset: Dataset, kind: str) -> bool:
+    return dataset.kind != "events" and dataset.label == kind
+
+
+def _exploded(frame: DataFrame, items: str, parallel: dict[str, str]) -> DataFrame:
+    """Lists longer than their items have no impression there; a list can name an item twice."""
+    zipped = F.arrays_zip(*[F.col(name) for name in (items, *parallel.values())])
+    kept = [F.col(name) for name in frame.columns if name not in parallel]
+    rows = frame.select(*kept, F.posexplode(zipped).alias("_at", "_shown"))
+    others = [name for name in frame.columns if name not in (*parallel, "item_id", "position")]
+    return rows.select(
+        *[F.col(name) for name in others],
+        F.col("item_id").alias("event_item_id"),
+        F.col(f"_shown.{items}").alias("item_id"),
+        *[F.col(f"_shown.{source}").alias(name) for name, source in parallel.items()],
+        (F.col("_at") + 1).cast("int").alias("_position"),
+        F.concat_ws("-", "event_id", F.col("_at") + 1).alias("_impression_id"),
+    ).where("item_id IS NOT NULL")
+
+
+def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
+    from pyspark.errors import PySparkException
+
+    if sql is None:
+        return F.lit(None).cast("int")
+    try:
+        frame.select(F.expr(sql)).schema  # noqa: B018 - Connect analyses when asked
+    except PySparkException as error:
+        raise ConfigError(
+            f"dataset.{setting}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
+            remedy="correct the SQL; the event's own item is event_item_id there, the shown one item_id",
+        ) from None
+    value = F.expr(sql).cast("string")
+    return F.when(value.isin("true", "1", "1.0"), 1).otherwise(0).cast("int")
+
+
+def _sequence() -> Column:
+    return F.coalesce(F.col("seq"), F.lit(0))

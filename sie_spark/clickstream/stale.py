@@ -1,0 +1,100 @@
+"""Which dates of ``impressions`` no longer agree with ``events``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from sie_spark.platform.catalog import MAINTENANCE, Catalog
+from sie_spark.platform.config import Dataset
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far an event's influence goes, in days: back to what it labels, forward to what remembers it."""
+
+    back: int
+    forward: int
+    forever: bool = False  # rates as of the day before remember everything
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Reach:
+        """The reach of a data set's attribution windows, sessions and rates."""
+        if dataset.kind == "tabular":
+            return cls(0, 0)
+        impressions, history = dataset.impressions, dataset.history
+        windows = [a.window_hours for a in (impressions.click_event, impressions.conversion_event) if a]
+        sessions = bool(history.types or history.session or history.recent_items)
+        sessions = sessions or impressions.session_gap_minutes is not None
+        return cls(
+            math.ceil(sum(windows) / 24.0),  # a purchase after a click after an impression
+            history.session_days if sessions else 0,
+            bool(history.rates),
+        )
+
+
+def changed_dates(catalog: Catalog, name: str, after: int, upto: int) -> list[str] | None:
+    """Dates that the commits (after, upto] of a table touched; None when a commit does not say."""
+    if after >= upto:
+        return []
+    history = catalog.spark.sql(f"DESCRIBE HISTORY {catalog.sql_name(name)}")
+    rows = history.where((F.col("version") > after) & (F.col("version") <= upto)).select(
+        "version", "operation", "userMetadata"
+    )
+    found: set[str] = set()
+    seen = 0
+    for _, operation, text in rows.collect():  # one row a commit
+        seen += 1
+        if operation in MAINTENANCE:
+            continue
+        dates = json.loads(text).get("dates") if text else None
+        if dates is None:
+            return None
+        found |= set(json.loads(dates))
+    return sorted(found) if seen == upto - after else None
+
+
+def affected(changed: Iterable[str], have: Iterable[str], reach: Reach) -> list[str]:
+    """Dates of ``have`` (those with events) whose impressions a change at ``changed`` can alter."""
+    there = sorted(date.fromisoformat(day) for day in have)
+    touched = [date.fromisoformat(day) for day in changed]
+    stale = set()
+    for day in touched:
+        first, last = day - timedelta(days=reach.back), day + timedelta(days=reach.forward)
+        stale |= {other for other in there if first <= other and (reach.forever or other <= last)}
+    return [day.isoformat() for day in sorted(stale)]
+
+
+def maturing(have: Iterable[str], before: str | None, now: str | None, hours: float) -> list[str]:
+    """Dates that hold labels which became final when the newest event moved from ``before`` to ``now``."""
+    if now is None or before == now:
+        return []
+    days = math.ceil(hours / 24.0)
+    first = date.fromisoformat(before[:10]) - timedelta(days=days) if before else date.min
+    last = date.fromisoformat(now[:10])
+    return [day for day in have if first <= date.fromisoformat(day) <= last]
+
+
+def date_digests(frame: DataFrame) -> dict[str, tuple[int, int]]:
+    """Rows and an order-free hash of each date's rows: equal digests, equal rows."""
+    columns = sorted(frame.columns)
+    hashed = F.xxhash64(*[F.col(name) for name in columns]).cast("decimal(38,0)")
+    rows = frame.groupBy("event_date").agg(F.count("*"), F.sum(hashed)).collect()  # a row a date
+    return {str(row[0]): (int(row[1]), int(row[2])) for row in rows}
+
+
+def event_dates(spark: SparkSession, events: DataFrame) -> tuple[list[str], str | None]:
+    """The dates that have events, and the time of the newest event (ISO), which labels age against."""
+    rows = events.groupBy("event_date").agg(F.max("event_ts").cast("string")).collect()  # a row a date
+    times = [row[1] for row in rows if row[1]]
+    return sorted(str(row[0]) for row in rows), max(times, default=None)
