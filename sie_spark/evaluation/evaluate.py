@@ -1,0 +1,261 @@
+"""Stage ``evaluate``: every arm judged on the same untouched test rows, with intervals and a verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sie_spark.evaluation import counts, metrics
+from sie_spark.evaluation.bootstrap import replicate_group_auc, replicate_metrics
+from sie_spark.evaluation.predict import ArmModel, PredictRows
+from sie_spark.platform.context import Context
+from sie_spark.platform.errors import DataError, ModelError, SieError
+from sie_spark.platform.result import StageResult, TableRef
+from sie_spark.platform.root import read_bytes
+from sie_spark.training.checkpoint import current_model, require_model
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+JOB = "evaluate"
+NAMES = ("auc", "gauc", "logloss", "ne", "calibration", "ece")
+REPORTED = ("auc", "gauc", "logloss", "ne", "calibration")  # of these, StageResult.metrics has one an arm
+PAIRS = (("weighted", "full"), ("weighted", "random"), ("random", "full"))
+KEEP = ("sample_id", "group_id", "position", "label", "sampling_rate", "event_date")
+SLICED = ("item_id", "user_id")
+
+
+def run(ctx: Context) -> StageResult:
+    """Write ``predictions`` and ``metrics``.
+
+    Raises
+    ------
+    DataError
+        for test rows of one class only, or none.
+    StageOrderError
+        when there is no weighted model.
+    """
+    samples = ctx.catalog.ref("samples")
+    arms = find_arms(ctx)
+    fingerprint = ctx.fingerprint(
+        JOB, "evaluation", samples=samples.version, models={arm.arm: arm.digest for arm in arms}
+    )
+    inputs = {"samples": samples}
+    if ctx.catalog.fingerprint("metrics") == fingerprint and not ctx.config.run.force:
+        details = ctx.load_details(JOB)
+        outputs = {name: ctx.catalog.ref(name) for name in ("predictions", "metrics")}
+        return StageResult(inputs, outputs, metrics=_metrics(details), details=details, skipped=True)
+
+    test = ctx.catalog.read("samples", version=samples.version).where("split = 'test'")
+    rows, positives = _check_labels(ctx, test)
+    ctx.progress.say(f"evaluate: {len(arms)} arms on {rows:,} test rows, {positives:,} of them positive")
+    outputs = {"predictions": _predict(ctx, test, arms, fingerprint)}
+    details = {
+        "rows": rows,
+        "positives": positives,
+        "margin": ctx.config.evaluation.margin,
+        "confidence": ctx.config.evaluation.confidence,
+        "bootstrap": ctx.config.evaluation.bootstrap,
+        **_judge(ctx, outputs["predictions"].version, [arm.arm for arm in arms]),
+    }
+    outputs["metrics"] = _write_metrics(ctx, details, samples, fingerprint)
+    ctx.save_details(JOB, details)
+    return StageResult(inputs, outputs, metrics=_metrics(details), details=details)
+
+
+def find_arms(ctx: Context) -> list[ArmModel]:
+    """The weighted model and, where they are switched on and fitted, those of the comparison arms."""
+    wanted = {"full": ctx.config.arms.full, "weighted": True, "random": ctx.config.arms.random}
+    found = [saved for arm, on in wanted.items() if on and (saved := current_model(ctx.root, arm))]
+    require_model(ctx.root, "weighted")
+    return [
+        ArmModel(saved.arm, saved.path, hashlib.sha256(read_bytes(saved.path)).hexdigest()) for saved in found
+    ]
+
+
+def _check_labels(ctx: Context, test: DataFrame) -> tuple[int, int]:
+    from pyspark.sql import functions as F
+
+    found = test.agg(F.count("*"), F.sum("label")).first()
+    assert found is not None
+    rows, positives = int(found[0]), int(found[1] or 0)
+    if positives in (0, rows):
+        what = "no rows" if rows == 0 else f"{rows:,} rows, all with label {1 if positives else 0}"
+        raise DataError(
+            f"the test part of data set '{ctx.config.dataset.name}' has {what}; nothing can be ranked",
+            remedy="move the split (dataset.split.test_fraction, test_from), or check the label definition",
+        )
+    return rows, positives
+
+
+def _predict(ctx: Context, test: DataFrame, arms: list[ArmModel], fingerprint: str) -> TableRef:
+    """One pass over the test rows; the slice columns ride along."""
+    from pyspark.sql.types import DoubleType, StringType, StructField, StructType
+
+    categories = _sliced_categories(ctx)
+    for name, (index, ids) in categories.items():
+        test = test.withColumn(f"slice_{name}", counts.frequency_slice(ids, index))
+    keep = (*KEEP, *(f"slice_{name}" for name in categories))
+    fields = [test.schema[name] for name in keep]
+    added = [
+        StructField("arm", StringType()),
+        StructField("logit", DoubleType()),
+        StructField("p", DoubleType()),
+    ]
+    threads = max(1, int(ctx.spark.conf.get("spark.task.cpus", "1") or 1))
+    function = PredictRows(tuple(arms), keep, threads=threads)
+    predicted = test.drop("split", "event_ts").mapInArrow(function, StructType([*fields, *added]))
+    try:
+        return ctx.catalog.replace(predicted, "predictions", fingerprint=fingerprint, job=JOB)
+    except Exception as error:  # a worker's failure arrives as py4j's, PySpark's or Connect's own type
+        raise _worker_error(error) from error
+
+
+def _sliced_categories(ctx: Context) -> dict[str, tuple[int, int]]:
+    """Name -> (place in ``cat``, number of ids) of the id features with a vocabulary ordered by frequency."""
+    encoded = ctx.load_details("encode")
+    categories: dict[str, int] = encoded.get("inputs", {}).get("categories", {})
+    order = [entry["name"] for entry in encoded.get("features", []) if entry["name"] in categories]
+    hashed = {entry["name"] for entry in encoded.get("features", []) if entry.get("hashed")}
+    return {
+        name: (order.index(name), int(categories[name]))
+        for name in SLICED
+        if name in order and name not in hashed
+    }
+
+
+def _judge(ctx: Context, version: int, arms: list[str]) -> dict[str, Any]:
+    """Point metrics, intervals, differences, curves and slices of one version of the predictions."""
+    settings = ctx.config.evaluation
+    predictions = ctx.catalog.read("predictions", version=version)
+    spread = _spread(predictions)
+    binned = counts.add_bins(predictions, spread)
+    found = counts.count_bins(binned, spread)
+    groups = counts.group_auc(predictions)
+    point = {arm: found[arm].point() for arm in arms}
+    for arm, value in _group_auc(groups).items():
+        point[arm]["gauc"] = value
+    replicates: dict[tuple[str, str], NDArray[np.float64]] = {}
+    if settings.bootstrap:
+        ctx.progress.say(f"evaluate: {settings.bootstrap} bootstrap replicates, clustered by group")
+        replicates = replicate_metrics(
+            predictions,
+            {arm: count.binning for arm, count in found.items()},
+            {arm: count.coarse_curve() for arm, count in found.items()},
+            replicates=settings.bootstrap,
+            seed=settings.seed,
+        )
+        by_group = replicate_group_auc(groups, replicates=settings.bootstrap, seed=settings.seed)
+        replicates |= {(arm, "gauc"): values for arm, values in by_group.items()}
+    columns = [name for name in predictions.columns if name.startswith("slice_")]
+    intervals = {
+        f"{name}_{arm}": span
+        for (arm, name), values in sorted(replicates.items())
+        if (span := metrics.interval(values, settings.confidence))
+    }
+    return {
+        "arms": {
+            arm: {name: _finite(value) for name, value in values.items()} for arm, values in point.items()
+        },
+        "intervals": {name: list(span) for name, span in intervals.items()},
+        **{
+            f"{name}_{end}": span[i]
+            for name, span in intervals.items()
+            for i, end in enumerate(("low", "high"))
+        },
+        "differences": differences(point, replicates, settings.margin, settings.confidence),
+        "curves": {arm: found[arm].curve() for arm in arms},
+        "slices": counts.slices(binned, columns),
+    }
+
+
+def differences(
+    point: dict[str, dict[str, float]],
+    replicates: dict[tuple[str, str], NDArray[np.float64]],
+    margin: float,
+    confidence: float,
+) -> list[dict[str, Any]]:
+    """Paired AUC differences of the arms that are there, with interval and verdict at the margin."""
+    compared = []
+    for first, second in PAIRS:
+        if "auc" not in point.get(first, {}) or "auc" not in point.get(second, {}):
+            continue
+        entry: dict[str, Any] = {
+            "name": f"{first} - {second}",
+            "metric": "auc",
+            "value": point[first]["auc"] - point[second]["auc"],
+        }
+        if (first, "auc") in replicates and (second, "auc") in replicates:
+            drawn = replicates[first, "auc"] - replicates[second, "auc"]
+            span = metrics.interval(drawn, confidence)
+            verdict = metrics.tost(drawn, margin)
+            entry |= {"low": span[0], "high": span[1]} if span else {}
+            entry |= {"verdict": asdict(verdict)} if verdict else {}
+        compared.append(entry)
+    return compared
+
+
+def _spread(predictions: DataFrame) -> dict[str, tuple[float, float]]:
+    """arm -> (mean, sd) of the logit."""
+    from pyspark.sql import functions as F
+
+    rows = predictions.groupBy("arm").agg(F.avg("logit"), F.stddev_pop("logit")).collect()  # one an arm
+    return {row[0]: (float(row[1]), max(float(row[2]), 1e-9)) for row in rows}
+
+
+def _group_auc(groups: DataFrame) -> dict[str, float]:
+    from pyspark.sql import functions as F
+
+    top, bottom = F.sum(F.col("rows") * F.col("auc")), F.sum("rows")
+    return {row[0]: float(row[1]) for row in groups.groupBy("arm").agg(top / bottom).collect()}
+
+
+def _write_metrics(ctx: Context, details: dict[str, Any], samples: TableRef, fingerprint: str) -> TableRef:
+    """One row an arm (or pair of arms) and metric."""
+    rows: list[tuple[Any, ...]] = []
+    for arm, values in details["arms"].items():
+        for name in NAMES:
+            if values.get(name) is not None:
+                low, high = details["intervals"].get(f"{name}_{arm}", (None, None))
+                rows.append((arm, name, values[name], low, high))
+    for entry in details["differences"]:
+        rows.append((entry["name"], "auc", entry["value"], entry.get("low"), entry.get("high")))
+    run_columns = (samples.version, details["rows"], details["confidence"], fingerprint)
+    schema = (
+        "arm string, metric string, value double, low double, high double, "
+        "samples_version bigint, test_rows bigint, confidence double, fingerprint string"
+    )
+    frame = ctx.spark.createDataFrame([(*row, *run_columns) for row in rows], schema).coalesce(1)
+    return ctx.catalog.replace(frame, "metrics", fingerprint=fingerprint, job=JOB)
+
+
+def _metrics(details: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"{name}_{arm}": float(values[name])
+        for name in REPORTED
+        for arm, values in details.get("arms", {}).items()
+        if values.get(name) is not None
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _worker_error(error: Exception) -> SieError:
+    """What a worker raised, without its stack trace."""
+    for line in reversed(str(error).splitlines()):
+        name, _, said = line.strip().partition(": ")
+        if said and name.startswith("sie_spark."):
+            return ModelError(
+                f"prediction failed in a worker: {said}", remedy="run 'sie retrain', then again"
+            )
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return ModelError(
+        f"prediction failed: {first}", remedy="look at the executors' logs for the task that failed"
+    )

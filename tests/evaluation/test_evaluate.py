@@ -1,0 +1,189 @@
+"""The stage on planted predictions: its aggregates against pandas and scikit-learn on the same rows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from sie_spark.evaluation import evaluate
+from sie_spark.models import build_model
+from sie_spark.platform.config import Model
+from sie_spark.platform.errors import DataError, ModelError, StageOrderError
+from sie_spark.training.checkpoint import SavedModel, save_model, set_current
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import planted
+
+pytestmark = pytest.mark.spark
+ROWS, TEST = 6000, 4000
+
+
+def fitted(ctx: Any, arm: str, noise: float) -> None:
+    """A logistic regression with the planted coefficients, blurred."""
+    settings = Model(name="lr")  # type: ignore[call-arg]
+    model = build_model(settings, planted.SPEC, seed=0)
+    state = model.state_dict()
+    generator = torch.Generator().manual_seed(1)
+    for name, value in state.items():
+        blur = noise * torch.randn(value.shape, generator=generator)
+        state[name] = torch.zeros_like(value) + (blur if value.is_floating_point() else 0)
+        if value.shape[-1:] == (2,):
+            state[name] = torch.tensor(planted.COEFFICIENTS, dtype=value.dtype).reshape(value.shape) + blur
+        elif "bias" in name:
+            state[name] = torch.full_like(value, -3.0)
+    model.load_state_dict(state)
+    path = save_model(ctx.root, model, arm=arm, fingerprint=arm, settings=settings, inputs=planted.SPEC)
+    set_current(ctx.root, SavedModel(arm, arm, path, {}))
+
+
+@pytest.fixture(scope="module")
+def judged(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    from sie_spark.platform.config import Config
+    from sie_spark.platform.config.base import validate
+    from sie_spark.platform.context import Context
+    from sie_spark.platform.progress import Progress
+    from sie_spark.platform.root import Root
+
+    config = validate(Config, planted.settings(evaluation={"bootstrap": 60}), where="test")
+    root = Root(tmp_path_factory.mktemp("judged"))
+    ctx = Context(config=config, root=root, progress=Progress(quiet=True), session=spark)
+    frame = planted.planted_rows(ROWS, base=-2.0)
+    frame["sampling_rate"] = 1.0
+    planted.write_samples(ctx, frame, test_rows=TEST)
+    fitted(ctx, "full", 0.0)
+    fitted(ctx, "weighted", 0.05)
+    fitted(ctx, "random", 0.8)
+    details = {
+        "inputs": {"categories": {"item": 50, "city": 20}},
+        "features": [{"name": "item", "hashed": False}, {"name": "city", "hashed": False}],
+    }
+    ctx.save_details("encode", details)
+    result = evaluate.run(ctx)
+    return {"ctx": ctx, "result": result, "rows": ctx.catalog.read("predictions").toPandas()}
+
+
+def test_predictions_are_those_of_the_models(judged: dict[str, Any]) -> None:
+    rows = judged["rows"]
+    assert rows.groupby("arm").size().to_dict() == {"full": TEST, "random": TEST, "weighted": TEST}
+    samples = judged["ctx"].catalog.read("samples").where("split = 'test'").toPandas().set_index("sample_id")
+    full = rows[rows.arm == "full"].set_index("sample_id")
+    dense = np.array(samples.loc[full.index, "dense"].tolist())
+    assert np.allclose(full.logit, -3.0 + dense @ planted.COEFFICIENTS, atol=1e-5)
+    assert np.allclose(full.p, 1 / (1 + np.exp(-full.logit)))
+
+
+def test_metrics_match_scikit_learn(judged: dict[str, Any]) -> None:
+    metrics = judged["result"].metrics
+    for arm, rows in judged["rows"].groupby("arm"):
+        assert metrics[f"auc_{arm}"] == pytest.approx(roc_auc_score(rows.label, rows.logit), abs=1e-5)
+        assert metrics[f"logloss_{arm}"] == pytest.approx(log_loss(rows.label, rows.p))
+        constant = log_loss(rows.label, np.full(TEST, rows.label.mean()))
+        assert metrics[f"ne_{arm}"] == pytest.approx(metrics[f"logloss_{arm}"] / constant)
+        assert metrics[f"calibration_{arm}"] == pytest.approx(rows.p.sum() / rows.label.sum())
+        groups = [
+            (len(g), roc_auc_score(g.label, g.logit))
+            for _, g in rows.groupby("group_id")
+            if g.label.nunique() > 1
+        ]
+        sizes, values = np.array(groups).T
+        assert metrics[f"gauc_{arm}"] == pytest.approx((sizes * values).sum() / sizes.sum())
+    assert set(metrics) == {
+        f"{name}_{arm}" for name in evaluate.REPORTED for arm in ("full", "weighted", "random")
+    }
+
+
+def test_intervals_are_paired(judged: dict[str, Any]) -> None:
+    details = judged["result"].details
+    for arm in ("full", "weighted", "random"):
+        low, high = details["intervals"][f"auc_{arm}"]
+        assert low < details["arms"][arm]["auc"] < high
+        assert details[f"auc_{arm}_low"] == low
+    by_name = {entry["name"]: entry for entry in details["differences"]}
+    close = by_name["weighted - full"]
+    span = np.diff(details["intervals"]["auc_full"])[0]
+    # arms that agree on most rows differ far less than each of them varies
+    assert close["high"] - close["low"] < span / 3
+    assert by_name["weighted - random"]["low"] > 0
+    assert by_name["random - full"]["verdict"]["word"] == "worse"
+
+
+def test_slices_and_curves(judged: dict[str, Any]) -> None:
+    details, rows = judged["result"].details, judged["rows"]
+    full = rows[rows.arm == "full"]
+    entries = [entry for entry in details["slices"] if entry["arm"] == "full"]
+    assert {entry["kind"] for entry in entries} == {"day", "position"}
+    for entry in entries:
+        if entry["kind"] == "position":
+            here = full[full.position == int(entry["slice"])]
+            assert entry["rows"] == len(here)
+            assert entry["auc"] == pytest.approx(roc_auc_score(here.label, here.logit), abs=2e-3)
+    curve = details["curves"]["full"]
+    assert sum(point["rows"] for point in curve) == TEST
+    assert all(point["low"] <= point["rate"] <= point["high"] for point in curve)
+    assert np.all(np.diff([point["p"] for point in curve]) > 0)
+
+
+def test_frequency_slices(spark: Any) -> None:
+    from sie_spark.evaluation.counts import frequency_slice
+
+    frame = spark.createDataFrame([([i],) for i in (0, 1, 10, 50, 99)], "cat array<int>")
+    found = [row[0] for row in frame.select(frequency_slice(101, 0)).collect()]
+    assert found == ["5 unseen or rare", "1 top 1 %", "2 next 9 %", "3 next 40 %", "4 last half"]
+
+
+def test_group_auc_counts_ties_half(spark: Any) -> None:
+    from sie_spark.evaluation.counts import group_auc
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "arm": "full",
+            "group_id": rng.integers(0, 5, 300),
+            "logit": rng.integers(0, 6, 300).astype(float),
+            "label": (rng.random(300) < 0.3).astype(float),
+        }
+    )
+    frame.loc[frame.group_id == 4, "label"] = 0.0  # a group of one class says nothing
+    found = group_auc(spark.createDataFrame(frame)).toPandas().set_index("group_id")
+    assert sorted(found.index) == [0, 1, 2, 3]
+    for group, rows in frame[frame.group_id < 4].groupby("group_id"):
+        assert found.auc[group] == pytest.approx(roc_auc_score(rows.label, rows.logit))
+        assert found.rows[group] == len(rows)
+
+
+def test_metrics_table_and_second_run(judged: dict[str, Any]) -> None:
+    ctx, result = judged["ctx"], judged["result"]
+    table = ctx.catalog.read("metrics").toPandas()
+    row = table[(table.arm == "weighted") & (table.metric == "auc")].iloc[0]
+    assert row.value == result.metrics["auc_weighted"] and row.low < row.value < row.high
+    assert set(table.test_rows) == {TEST}
+    again = evaluate.run(ctx)
+    assert again.skipped and again.metrics == result.metrics and again.outputs == result.outputs
+
+
+def test_test_labels_of_one_class_are_refused(make_context: Any) -> None:
+    ctx = make_context(planted.settings())
+    frame = planted.planted_rows(300)
+    frame["label"] = np.float32(0.0)
+    planted.write_samples(ctx, frame, test_rows=100)
+    with pytest.raises(StageOrderError, match="no model 'weighted'"):
+        evaluate.run(ctx)
+    fitted(ctx, "weighted", 0.0)
+    with pytest.raises(DataError, match=r"'planted' has 100 rows, all with label 0") as caught:
+        evaluate.run(ctx)
+    assert "test_fraction" in caught.value.remedy
+
+
+def test_a_model_that_predicts_nan_is_named(make_context: Any) -> None:
+    ctx = make_context(planted.settings())
+    planted.write_samples(ctx, planted.planted_rows(400, base=-1.0), test_rows=200)
+    fitted(ctx, "weighted", float("nan"))
+    with pytest.raises(ModelError, match="model 'weighted' predicts a value that is not finite for sample"):
+        evaluate.run(ctx)
