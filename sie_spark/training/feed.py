@@ -181,7 +181,7 @@ def read_shard(shard: Shard, manifest: Manifest, columns: list[str]) -> Iterator
 def _decode(table: pa.Table, spec: InputSpec, rate: SamplingRate) -> Batch:
     batch = Batch.from_arrow(table, spec)
     if rate.weight_by_rate:
-        rates = pc.cast(table.column("sampling_rate"), pa.float32()).to_numpy()
+        rates = pc.cast(table.column("sampling_rate"), pa.float32()).to_numpy().copy()
         batch = replace(batch, weight=batch.weight / torch.from_numpy(rates))
     if rate.offset:
         batch = replace(batch, offset=batch.offset + rate.offset)

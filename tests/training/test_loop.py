@@ -1,0 +1,230 @@
+"""The fit: right for weights and offsets, the same on two ranks, the same after a stop."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from local_table import small_manifest, write_files
+from planted import SPEC, planted_rows
+from torch import Tensor, nn
+
+from sie_spark.models import build_model
+from sie_spark.platform.config import Model, Training
+from sie_spark.platform.errors import ModelError
+from sie_spark.platform.inputs import InputSpec
+from sie_spark.training.feed import Feed
+from sie_spark.training.job import Job, run_rank
+from sie_spark.training.loop import Stopped, epochs_needed, fit, rate_factor, set_output_bias, weighted_loss
+from sie_spark.training.manifest import Manifest
+
+MODEL = Model(name="dcnv2", embedding_dim=4, hidden=[8], cross_layers=1, dropout=0.1)
+SETTINGS = Training(epochs=2, batch_size=256, learning_rate=0.01)
+
+
+def fitted(manifest: Manifest, settings: Training = SETTINGS, **options: Any) -> tuple[nn.Module, Any]:
+    model = build_model(MODEL, SPEC, seed=1)
+    feed = Feed(manifest, SPEC, batch_size=settings.batch_size, seed=settings.seed, shuffle_rows=2000)
+    return model, fit(model, feed, settings, epochs=settings.epochs, **options)
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def through_disk(state: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("optimiser", ["dense", "sparse"])
+@pytest.mark.parametrize("stop_at", [5, 26])
+def test_resumed_equals_uninterrupted(tmp_path: Path, optimiser: str, stop_at: int) -> None:
+    manifest = small_manifest(tmp_path)
+    settings = SETTINGS.model_copy(update={"embedding_optimizer": optimiser, "schedule": "linear"})
+    whole, expected = fitted(manifest, settings)
+    states: list[dict[str, Any]] = []
+    asked = iter([False] * (stop_at - 1) + [True] + [False] * 100)
+    with pytest.raises(Stopped):
+        fitted(
+            manifest, settings, save=lambda s: states.append(through_disk(s)), stopping=lambda: next(asked)
+        )
+    resumed, history = fitted(manifest, settings, state=states[-1])
+    assert torch.equal(weights(whole), weights(resumed))
+    assert history.steps == expected.steps and history.rows == expected.rows == 2 * 5300
+    np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-12)
+    assert history.resumed == 1
+
+
+def test_a_checkpoint_of_other_rows_is_refused(tmp_path: Path) -> None:
+    manifest = small_manifest(tmp_path)
+    states: list[dict[str, Any]] = []
+    fitted(manifest, save=states.append)
+    with pytest.raises(ModelError, match="other rows"):
+        fitted(Manifest(manifest.shards[:-1]), state=states[-1])
+
+
+def test_loss_is_the_weighted_likelihood_with_offset(tmp_path: Path) -> None:
+    frame = planted_rows(300)
+    rng = np.random.default_rng(0)
+    frame["offset"], frame["weight"] = rng.normal(size=300), rng.uniform(0.1, 9, 300)
+    batch = next(Feed(write_files(tmp_path, frame, [300]), SPEC, batch_size=300, seed=0).epoch(0))
+    model = build_model(MODEL, SPEC, seed=0).eval()
+    with torch.no_grad():
+        g = model(**batch.inputs).double().numpy()
+    q = 1 / (1 + np.exp(-(g + batch.offset.numpy())))
+    y = batch.label.numpy()
+    slow = sum(
+        w * -(t * np.log(a) + (1 - t) * np.log(1 - a))
+        for w, t, a in zip(batch.weight.numpy(), y, q, strict=True)
+    )
+    assert float(weighted_loss(model, batch).detach()) == pytest.approx(slow, rel=1e-5)
+
+
+def test_bias_starts_at_the_target(tmp_path: Path) -> None:
+    batch = next(Feed(small_manifest(tmp_path), SPEC, batch_size=512, seed=0).epoch(0))
+    for name in ("lr", "deepfm", "dnn", "dcnv2"):
+        model = build_model(Model(name=name), SPEC, seed=0)
+        assert set_output_bias(model, batch, -2.5), name
+        assert float(model(**batch.inputs).mean().detach()) == pytest.approx(-2.5, abs=1e-3)
+
+
+def test_no_bias_no_change(tmp_path: Path) -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))  # a scalar, but the logit is not 1 : 1 in it
+
+        def forward(self, cat: Tensor, dense: Tensor) -> Tensor:
+            return self.scale * dense.sum(1)
+
+    batch = next(Feed(small_manifest(tmp_path), SPEC, batch_size=512, seed=0).epoch(0))
+    model = Bare()
+    assert not set_output_bias(model, batch, -3.0)
+    assert float(model.scale.detach()) == 1.0
+
+
+def test_a_loss_that_explodes_is_named(tmp_path: Path) -> None:
+    frame = planted_rows(300)
+    frame["weight"] = np.full(300, np.inf)
+    manifest = write_files(tmp_path, frame, [300])
+    with pytest.raises(ModelError, match="not finite at step 0"):
+        fitted(manifest)
+
+
+def test_small_subsets_get_their_steps() -> None:
+    settings = Training(epochs=1, min_steps=100)
+    assert epochs_needed(settings, 30) == 4
+    assert epochs_needed(settings, 200) == 1
+    assert epochs_needed(settings, 200, epochs=3) == 3
+
+
+def test_linear_schedule_ends_at_nothing() -> None:
+    assert rate_factor("linear", 0, 10) == 1 and rate_factor("linear", 10, 10) == 0
+    assert rate_factor("constant", 10, 10) == 1
+
+
+def job_of(root: Path, manifest: Manifest, **training: Any) -> str:
+    settings = SETTINGS.model_copy(update={"shuffle_rows": 2000, **training})
+    job = Job(
+        root=str(root),
+        arm="full",
+        fingerprint="f",
+        model=MODEL.model_copy(update={"dropout": 0.0}).model_dump(),
+        inputs=InputSpec.as_dict(SPEC),
+        training=settings.model_dump(),
+        base_logit=-2.5,
+        mean_weight=3.0,
+    )
+    return job.save(manifest)
+
+
+RANK = """
+import json, sys
+from sie_spark.training.job import rank_main
+print(json.dumps(rank_main(sys.argv[1])))
+"""
+
+
+def start_ranks(uri: str, folder: Path, world: int = 2) -> list[subprocess.Popen]:
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(20000 + os.getpid() % 20000),
+        "WORLD_SIZE": str(world),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, uri],
+            env={**environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+        )
+        for rank in range(world)
+    ]
+
+
+def state_dict(root: Path) -> dict[str, Tensor]:
+    return torch.load(root / "models" / "full" / "f" / "model.pt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("optimiser", ["dense", "sparse"])
+def test_two_ranks_equal_one(tmp_path: Path, optimiser: str) -> None:
+    """Weights that differ a lot between rows: an average of per-rank means would not pass."""
+    frame = planted_rows(3000)
+    frame["weight"] = np.where(frame["label"] > 0, 9.0, 0.3)
+    manifest = write_files(tmp_path, frame, [1200, 1800])
+    one, two = tmp_path / "one", tmp_path / "two"
+    expected = run_rank(job_of(one, manifest, embedding_optimizer=optimiser), distributed=False)
+    ranks = start_ranks(job_of(two, manifest, embedding_optimizer=optimiser), tmp_path)
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    history = json.loads(said[0][0].strip().splitlines()[-1])
+    assert history["rows"] == expected["rows"] and history["steps"] == expected["steps"]
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+    first, second = state_dict(one), state_dict(two)
+    for name, value in first.items():
+        # Adam divides by the gradient's size: rounding shows where a gradient is nearly zero
+        assert torch.allclose(value, second[name], atol=2e-3), name
+        assert float((value - second[name]).double().abs().mean()) < 1e-5, name
+
+
+def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    manifest = small_manifest(tmp_path)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run_rank(job_of(whole, manifest), distributed=False)
+    uri = job_of(stopped, manifest)
+    code = (
+        "import os, signal, sys, sie_spark.training.loop as loop\n"
+        "from sie_spark.training.job import run_rank\n"
+        "inner, calls = loop.weighted_loss, []\n"
+        "def counted(model, batch):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 9: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return inner(model, batch)\n"
+        "loop.weighted_loss = counted\n"
+        "run_rank(sys.argv[1], distributed=False)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, uri], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert "asked to stop after 9 of" in ended.stderr, ended.stderr[-500:]
+    history = run_rank(uri, distributed=False)
+    assert history["resumed"] == 1
+    for name, value in state_dict(whole).items():
+        assert torch.equal(value, state_dict(stopped)[name]), name
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler, signal.SIG_IGN)
