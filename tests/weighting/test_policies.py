@@ -1,0 +1,239 @@
+"""What every policy must hold, and what each promises: unbiasedness on a planted truth, the budget, the offset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sie_spark.platform.config import Weighting
+from sie_spark.platform.errors import ConfigError
+from sie_spark.weighting import NUMPY, POLICIES, Row, policy
+from sie_spark.weighting.arms import choose_policy, plan_arms
+from sie_spark.weighting.registry import load_all
+from sie_spark.weighting.solving_sample import SolvingSample
+
+load_all()
+NAMES = sorted(POLICIES)
+
+
+def rows(n: int = 20_000, *, base: float = -3.0, seed: int = 0) -> Row:
+    """A pilot's view: calibrated p, log-normal gradient norms, grad_norm as the score."""
+    rng = np.random.default_rng(seed)
+    p = 1 / (1 + np.exp(-(base + rng.normal(size=n))))
+    label = (rng.random(n) < p).astype(float)
+    norm = np.exp(rng.normal(size=n))
+    return Row(label, p, norm, np.abs(p - label) * norm)
+
+
+def decided(name: str, row: Row, **settings: Any) -> Any:
+    chosen = policy(name)
+    return chosen.decide(row, chosen.solve(row, Weighting(policy=name, **settings)), NUMPY)
+
+
+@pytest.mark.parametrize("budget", [0.08, 0.1, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_conformance(name: str, budget: float) -> None:
+    row = rows()
+    n = len(row.label)
+    found = decided(name, row, budget=budget)
+    for values in (found.pi, found.offset, found.weight):
+        assert values.shape == (n,) and np.isfinite(values).all()
+    assert (found.pi > 0).all() and (found.pi <= 1).all()
+    assert (found.weight >= 0).all()
+    # sum pi meets the budget, truncation at 1 and the floor included
+    assert found.pi.sum() == pytest.approx(budget * n, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_offsets_do_not_look_at_the_label(name: str) -> None:
+    row = rows()
+    chosen = policy(name)
+    constants = chosen.solve(row, Weighting(policy=name))
+    flipped = Row(1 - row.label, row.p, row.norm, row.score)
+    first, second = chosen.decide(row, constants, NUMPY), chosen.decide(flipped, constants, NUMPY)
+    assert np.array_equal(first.offset, second.offset)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_flag_says_what_the_expectation_is(name: str) -> None:
+    """For a policy that corrects by weight, the expected weighted sum of any f is the full sum (Monte Carlo)."""
+    chosen = policy(name)
+    assert chosen.corrects_by in {"offset", "weight", "none"}
+    if chosen.corrects_by != "weight":
+        return
+    assert not chosen.biased
+    row = rows(4000)
+    found = decided(name, row, budget=0.2)
+    f = row.p * row.label - 0.1 * row.norm
+    rng = np.random.default_rng(1)
+    sums = np.array([(f * found.weight)[rng.random(4000) < found.pi].sum() for _ in range(3000)])
+    assert abs(sums.mean() - f.sum()) < 4 * sums.std() / np.sqrt(3000)
+
+
+def test_emphasis_policies_are_bounded_and_of_mean_one() -> None:
+    row = rows()
+    for name in ("exp_score", "share"):
+        assert policy(name).biased
+        found = decided(name, row, cap=5.0)
+        assert found.weight.mean() == pytest.approx(1.0, rel=1e-6)
+        assert found.weight.max() <= 5.0 * (1 + 1e-9)
+        order = np.argsort(row.score)
+        assert (np.diff(found.weight[order]) >= -1e-12).all()  # monotone in the score
+
+
+def test_shares_of_mostly_zero_scores() -> None:
+    row = rows(1000)
+    score = np.where(np.arange(1000) < 20, 1.0, 0.0)
+    found = decided("share", Row(row.label, row.p, row.norm, score), cap=10.0)
+    assert found.weight.mean() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_rare_event_keeps_every_positive_and_shifts_all() -> None:
+    row = rows()
+    found = decided("rare_event", row, budget=0.1)
+    positive = row.label > 0
+    assert (found.pi[positive] == 1).all() and (found.weight == 1).all()
+    assert (found.offset[positive] > 0).any()
+    np.testing.assert_allclose(found.offset[~positive], -np.log(found.pi[~positive]))
+
+
+def test_naive_normalisation_would_undershoot() -> None:
+    """The reason for solving c: c = budget / mean leaves 9 % too few rows at a budget of 10 %."""
+    score = np.exp(np.random.default_rng(0).normal(size=200_000))
+    row = Row(np.zeros(200_000), np.full(200_000, 0.5), score, score)
+    naive = np.minimum(1, 0.3 * score / score.mean()).mean()
+    assert naive < 0.3 * 0.95
+    found = decided("horvitz_thompson", row, budget=0.3, uniform_mix=0.0)
+    assert found.pi.mean() == pytest.approx(0.3, rel=1e-6)
+
+
+def fit_logistic(
+    x: np.ndarray, y: np.ndarray, offset: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Newton's method for sum w BCE(sigmoid(x b + l), y); coefficients and sandwich standard errors."""
+    beta = np.zeros(x.shape[1])
+    for _ in range(60):
+        q = 1 / (1 + np.exp(-(x @ beta + offset)))
+        gradient = x.T @ (weight * (y - q))
+        hessian = (x * (weight * q * (1 - q))[:, None]).T @ x
+        step = np.linalg.solve(hessian, gradient)
+        beta += np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-10:
+            break
+    inverse = np.linalg.inv(hessian)
+    scores = x * (weight * (y - q))[:, None]
+    return beta, np.sqrt(np.diag(inverse @ (scores.T @ scores) @ inverse))
+
+
+def planted(n: int = 400_000, *, quadratic: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Design, labels and the truth's coefficients; ``quadratic`` makes the linear model wrong."""
+    rng = np.random.default_rng(5)
+    x = np.column_stack([np.ones(n), rng.normal(size=(n, 2))])
+    truth = np.array([-3.5, 1.0, -0.7])
+    p = 1 / (1 + np.exp(-(x @ truth + quadratic * x[:, 1] ** 2)))
+    return x, (rng.random(n) < p).astype(float), truth
+
+
+def seen(x: np.ndarray, y: np.ndarray) -> Row:
+    """What a pilot fitted on 5 % of the rows says about all of them; ``||d logit / d theta|| = ||x||``."""
+    sample = slice(0, len(y) // 20)
+    beta, _ = fit_logistic(x[sample], y[sample], np.zeros(len(y) // 20), np.ones(len(y) // 20))
+    p, norm = 1 / (1 + np.exp(-(x @ beta))), np.linalg.norm(x, axis=1)
+    return Row(y, p, norm, np.abs(p - y) * norm)
+
+
+@pytest.mark.parametrize("name", ["rare_event", "horvitz_thompson", "local_case_control", "random"])
+def test_a_planted_logistic_model_is_recovered(name: str) -> None:
+    x, y, truth = planted()
+    found = decided(name, seen(x, y), budget=0.1)
+    keep = np.random.default_rng(9).random(len(y)) < found.pi
+    beta, error = fit_logistic(x[keep], y[keep], found.offset[keep], found.weight[keep])
+    assert (np.abs(beta - truth) < 4 * error).all(), (beta, error)
+
+
+def test_omitting_the_offset_on_positives_is_wrong() -> None:
+    x, y, truth = planted()
+    found = decided("rare_event", seen(x, y), budget=0.1)
+    keep = np.random.default_rng(9).random(len(y)) < found.pi
+    wrong = np.where(y > 0, 0.0, found.offset)
+    beta, error = fit_logistic(x[keep], y[keep], wrong[keep], found.weight[keep])
+    assert (np.abs(beta - truth) > 10 * error).any()
+
+
+def test_offset_has_less_variance_than_inverse_weights_on_the_same_rows() -> None:
+    x, y, _ = planted()
+    found = decided("rare_event", seen(x, y), budget=0.1)
+    keep = np.random.default_rng(9).random(len(y)) < found.pi
+    none, pi = np.zeros(keep.sum()), found.pi[keep]
+    by_offset = fit_logistic(x[keep], y[keep], found.offset[keep], np.ones(keep.sum()))[1]
+    by_weight = fit_logistic(x[keep], y[keep], none, 1 / pi)[1]
+    uniform = np.random.default_rng(9).random(len(y)) < 0.1
+    by_chance = fit_logistic(x[uniform], y[uniform], np.zeros(uniform.sum()), np.ones(uniform.sum()))[1]
+    assert (by_offset < by_weight).all() and (by_weight < 0.7 * by_chance).all()
+
+
+def test_under_misspecification_only_weights_and_case_control_hold() -> None:
+    """The full data's own (wrong) linear fit is the target; the offset converges to another projection."""
+    x, y, _ = planted(quadratic=0.5)
+    full, _ = fit_logistic(x, y, np.zeros(len(y)), np.ones(len(y)))
+    row, off = seen(x, y), {}
+    for name in ("horvitz_thompson", "rare_event"):
+        found = decided(name, row, budget=0.15)
+        keep = np.random.default_rng(9).random(len(y)) < found.pi
+        beta, error = fit_logistic(x[keep], y[keep], found.offset[keep], found.weight[keep])
+        off[name] = float(np.max(np.abs(beta - full) / error))
+    assert off["horvitz_thompson"] < 4 < off["rare_event"]
+
+
+def test_more_positives_than_budget_falls_back_and_says_so() -> None:
+    row = rows(base=0.0)
+    sample = SolvingSample(row, np.ones(len(row.label)))
+    chosen, note = choose_policy(Weighting(budget=0.1), sample)
+    assert chosen.name == "local_case_control" and "local case-control" in note
+    arms = plan_arms(Weighting(budget=0.1), sample, random=True)
+    assert [arm.expected_fraction for arm in arms] == pytest.approx([0.1, 0.1], rel=1e-6)
+    assert arms[0].note == note and not arms[1].note
+    assert choose_policy(Weighting(budget=0.1), SolvingSample(rows(), np.ones(20_000)))[1] == ""
+
+
+def test_rate_of_the_log_enters_offset_or_weight() -> None:
+    row = rows()
+    per_class = np.where(row.label > 0, 1.0, 0.2)
+    varying = np.linspace(0.1, 1.0, len(row.label))
+    for name in NAMES:
+        settings = Weighting(policy=name)
+        plain = plan_arms(settings, SolvingSample(row, np.ones(len(row.label))), random=False)[0]
+        before = plain.decide(row, 1.0, NUMPY)
+        one = plan_arms(settings, SolvingSample(row, per_class), random=False)[0].decide(
+            row, per_class, NUMPY
+        )
+        many = plan_arms(settings, SolvingSample(row, varying), random=False)[0].decide(row, varying, NUMPY)
+        if name == "horvitz_thompson":
+            np.testing.assert_allclose(one.weight, before.weight / per_class)
+        else:
+            np.testing.assert_allclose(one.offset - before.offset, np.log(1 / 0.2))
+        np.testing.assert_allclose(many.weight, before.weight / varying)
+
+
+def test_a_down_sampled_log_gives_back_the_original_truth() -> None:
+    """Negatives had been dropped to a fifth before we saw the log; the subset's fit still finds the truth."""
+    x, y, truth = planted()
+    rng = np.random.default_rng(3)
+    rate = np.where(y > 0, 1.0, 0.2)
+    logged = rng.random(len(y)) < rate
+    x, y, rate = x[logged], y[logged], rate[logged]
+    sample = SolvingSample(seen(x, y), rate)
+    for name in ("rare_event", "horvitz_thompson"):
+        arm = plan_arms(Weighting(policy=name, budget=0.3), sample, random=False)[0]
+        found = arm.decide(sample.row, rate, NUMPY)
+        keep = rng.random(len(y)) < found.pi
+        beta, error = fit_logistic(x[keep], y[keep], found.offset[keep], found.weight[keep])
+        assert (np.abs(beta - truth) < 4 * error).all(), name
+
+
+def test_unknown_policy_names_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        policy("rare_events")
+    assert "rare_event" in caught.value.remedy

@@ -1,0 +1,136 @@
+"""Stage ``weigh`` over Delta: the columns equal the arrays, the arms, the details, the refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from planted import planted_rows, settings, write_samples
+
+from sie_spark.platform.errors import ConfigError
+from sie_spark.training.draws import uniform
+from sie_spark.weighting import NUMPY, POLICIES, SPARK, Row, weigh
+from sie_spark.weighting.arms import Arm, plan_arms
+from sie_spark.weighting.registry import load_all
+from sie_spark.weighting.solving_sample import solving_sample
+
+pytestmark = pytest.mark.spark
+load_all()
+
+
+def write_scores(context: Any, rows: int = 6000) -> None:
+    """``scores`` as the score stage leaves it, without a model."""
+    from pyspark.sql import functions as F
+
+    write_samples(context, planted_rows(rows))
+    p = 1 / (1 + F.exp(3.0 - F.col("dense")[0] + 0.7 * F.col("dense")[1]))
+    frame = context.catalog.read("samples").withColumn("p", p)
+    frame = frame.withColumn("logit_grad_norm", F.sqrt(1 + F.col("dense")[0] ** 2 + F.col("dense")[1] ** 2))
+    frame = frame.withColumn("score_grad_norm", F.abs(F.col("p") - F.col("label")) * F.col("logit_grad_norm"))
+    frame = frame.withColumn(
+        "score_loss", -F.log(F.when(F.col("label") > 0, F.col("p")).otherwise(1 - F.col("p")))
+    )
+    context.catalog.replace(
+        frame.withColumn("scorer_version", F.lit("t")), "scores", fingerprint="t", job="test"
+    )
+
+
+def config(**weighting: Any) -> dict[str, Any]:
+    return settings(weighting=weighting, importance={"scorers": ["grad_norm", "loss"]})
+
+
+def test_columns_equal_arrays_for_every_policy(make_context: Any) -> None:
+    from pyspark.sql import functions as F
+
+    context = make_context(config())
+    write_scores(context)
+    scores = context.catalog.read("scores")
+    sample = solving_sample(scores, "score_grad_norm", rows=6000, seed=1)
+    assert len(sample) == 6000
+    row = Row(F.col("label").cast("double"), F.col("p"), F.col("logit_grad_norm"), F.col("score_grad_norm"))
+    columns: list[Any] = []
+    expected: dict[str, np.ndarray] = {}
+    for name in sorted(POLICIES):
+        arm = plan_arms(context.config.weighting.model_copy(update={"policy": name}), sample, random=False)[0]
+        columns += _columns(arm, row, name)
+        decision = arm.decide(sample.row, sample.rate, NUMPY)
+        expected |= {f"{name}_{part}": getattr(decision, part) for part in ("pi", "offset", "weight")}
+    table = scores.select("sample_id", *columns).toArrow().sort_by("sample_id")
+    for name, values in expected.items():
+        np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-9, err_msg=name)
+
+
+def _columns(arm: Arm, row: Row, name: str) -> list[Any]:
+    from pyspark.sql import functions as F
+
+    decision = arm.decide(row, F.col("sampling_rate"), SPARK)
+    return [getattr(decision, part).alias(f"{name}_{part}") for part in ("pi", "offset", "weight")]
+
+
+def test_training_set_of_the_default_policy(make_context: Any) -> None:
+    context = make_context(config(budget=0.2))
+    write_scores(context)
+    result = weigh.run(context)
+    kept = context.catalog.read("training_set").toPandas()
+    scores = context.catalog.read("scores").toPandas().set_index("sample_id")
+    weighted, chance = kept[kept["arm"] == "weighted"], kept[kept["arm"] == "random"]
+    assert not weighted["sample_id"].duplicated().any()
+
+    # who is kept follows from the ids alone
+    positives = set(scores.index[scores["label"] > 0])
+    assert positives <= set(weighted["sample_id"])
+    drawn = uniform(chance["sample_id"].to_numpy(), seed=11, purpose="keep_random")
+    assert (drawn < chance["pi"].to_numpy()).all() and drawn.max() > 0.9 * chance["pi"].max()
+    negative = weighted[weighted["label"] == 0]
+    np.testing.assert_allclose(negative["offset"], -np.log(negative["pi"]), rtol=1e-5)
+    assert (weighted["weight"] == 1).all() and (weighted.loc[weighted["label"] > 0, "offset"] > 0).any()
+    assert (chance["offset"] == 0).all() and (chance["weight"] == 1).all()
+    # both arms have the budget's rows, within four standard deviations of a Poisson count
+    for arm in (weighted, chance):
+        assert abs(len(arm) - 1200) < 4 * np.sqrt(1200)
+    # the encoded columns travel along unchanged, and no score does
+    assert not any(name.startswith("score") or name in {"p", "logit_grad_norm"} for name in kept.columns)
+    first = weighted.iloc[0]
+    assert list(first["cat"]) == list(scores.loc[first["sample_id"], "cat"])
+    assert set(kept["policy"]) == {"rare_event", "random"} and set(kept["seed"]) == {11}
+
+    arm = result.details["arms"]["weighted"]
+    assert arm["kept"] == len(weighted) and result.metrics["kept_fraction"] == len(weighted) / 6000
+    assert arm["ess"] == pytest.approx(len(weighted))
+    assert arm["positives"] == len(positives)
+    assert arm["estimated_rows"] == pytest.approx(6000, rel=0.3)
+    top = result.details["top"]
+    assert [row["score"] for row in top] == sorted(scores["score_grad_norm"].nlargest(20), reverse=True)
+    assert "price" in top[0]["features"]
+    version = context.catalog.version("training_set")
+    again = weigh.run(context)
+    assert again.skipped and again.metrics == result.metrics
+    assert context.catalog.version("training_set") == version
+
+
+def test_horvitz_thompson_and_biased_arms(make_context: Any) -> None:
+    context = make_context(config(policy="horvitz_thompson", budget=0.2))
+    write_scores(context)
+    found = weigh.run(context).details["arms"]["weighted"]
+    kept = context.catalog.read("training_set").where("arm = 'weighted'").toPandas()
+    np.testing.assert_allclose(kept["weight"], 1 / kept["pi"], rtol=1e-5)
+    weight = kept["weight"].astype(float)
+    assert found["ess"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum(), rel=1e-5)
+    assert found["estimated_rows"] == pytest.approx(6000, rel=0.2) and not found["biased"]
+
+    emphasised = make_context(config(policy="exp_score", budget=0.2, score="loss"))
+    result = weigh.run(emphasised)
+    assert result.metrics["biased"] == 1.0 and result.details["arms"]["weighted"]["biased"]
+    again = emphasised.catalog.read("training_set").where("arm = 'weighted'").toPandas()
+    assert again["weight"].mean() == pytest.approx(1.0, rel=0.15) and again["weight"].max() <= 10.0
+
+
+def test_a_score_that_is_not_there_or_negative(make_context: Any) -> None:
+    with pytest.raises(ConfigError, match="does not compute"):
+        weigh.run(make_context(config(policy="horvitz_thompson", score="error")))
+    context = make_context(config())
+    write_scores(context, 300)
+    with pytest.raises(ConfigError, match="negative"):
+        frame = context.catalog.read("scores").selectExpr("*", "-1.0D AS score_margin")
+        solving_sample(frame, "score_margin", rows=300, seed=1)
