@@ -1,0 +1,240 @@
+"""Details in, one HTML text out: pure, so that every state of a run (even an empty one) can be tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from sie_spark.report import figures, words
+from sie_spark.report.words import ARMS, number, ratio
+
+CELLS = (
+    ("auc", "AUC", ratio),
+    ("calibration", "Calibration", lambda value: number(value, 3)),
+    ("ne", "Norm. entropy", lambda value: number(value, 4)),
+    ("logloss", "Log-loss", lambda value: number(value, 4)),
+    ("gauc", "gAUC", ratio),
+    ("ece", "ECE", lambda value: number(value, 4)),
+)
+WITH_SPAN = ("auc", "calibration")
+TOP = 12
+SLICES = 40
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the page is made of, as plain data.
+
+    Parameters
+    ----------
+    details:
+        stage -> what it left by ``ctx.save_details``; missing stages are missing keys.
+    importance:
+        see :func:`sie_spark.report.summaries.importance`.
+    tables:
+        (name, version, rows).
+    made:
+        (name, text): fingerprint, versions of the software, root.
+    """
+
+    dataset: str
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+    importance: dict[str, Any] = field(default_factory=dict)
+    tables: list[tuple[str, int, int | None]] = field(default_factory=list)
+    made: list[tuple[str, str]] = field(default_factory=list)
+    simulated: bool = False
+    group: str | None = "user_id"
+
+    def of(self, stage: str) -> dict[str, Any]:
+        """Details of a stage, or an empty dict."""
+        return self.details.get(stage) or {}
+
+
+def render(facts: Facts) -> str:
+    """The page; every text is escaped, figures and style stand inside it."""
+    files = resources.files("sie_spark.report")
+    style = files.joinpath("page.css").read_text(encoding="utf-8")
+    template = files.joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(page=view(facts), style=style)
+
+
+def view(facts: Facts) -> dict[str, Any]:
+    """What the template shows, as text ready to print."""
+    evaluated, weighed = facts.of("evaluate"), facts.of("weigh").get("arms", {}).get("weighted", {})
+    verdict = words.headline(evaluated)
+    group = (facts.group or "row").removesuffix("_id").replace("_", " ")
+    days = [row["date"] for row in facts.of("samples").get("by_date", [])]
+    return {
+        "title": f"{verdict.title} – {facts.dataset}",
+        "dataset": facts.dataset,
+        "dates": f"{days[0]} to {days[-1]}" if days else "",
+        "headline": verdict,
+        "summary": words.summary(weighed, evaluated),
+        "arms": _arms(facts),
+        "test_rows": f"{evaluated.get('rows', 0):,}",
+        "confidence": f"{evaluated.get('confidence', 0.95) * 100:g} %",
+        "group": f"{group}s",
+        "group_one": group,
+        "figures": _figures(facts),
+        "kept_facts": _kept_facts(weighed),
+        "cautions": words.cautions(facts.details, simulated=facts.simulated) if facts.details else [],
+        "slices": _slices(evaluated.get("slices", [])),
+        "score": str(facts.importance.get("score", "score")).replace("_", " "),
+        "top": _top(facts.of("weigh").get("top", [])),
+        "flow": _flow(facts),
+        "identity": _identity(facts.of("ingest").get("rows", {})),
+        "reasons": [
+            (name, f"{rows:,}")
+            for name, rows in sorted(facts.of("ingest").get("reasons", {}).items(), key=lambda item: -item[1])
+        ],
+        "timings": _timings(facts.of("seconds")),
+        "tables": [
+            {"name": name, "version": version, "rows": "–" if rows is None else f"{rows:,}"}
+            for name, version, rows in facts.tables
+        ],
+        "made": facts.made,
+    }
+
+
+def _arms(facts: Facts) -> list[dict[str, Any]]:
+    evaluated, fits = facts.of("evaluate"), facts.of("retrain").get("arms", {})
+    rows = []
+    for arm, title in ARMS.items():
+        values = evaluated.get("arms", {}).get(arm)
+        if not values:
+            continue
+        fit = fits.get(arm, {})
+        cells = [{"label": "Rows", "value": f"{fit['rows']:,}" if "rows" in fit else "–", "span": ""}]
+        for key, label, form in CELLS:
+            span = evaluated.get("intervals", {}).get(f"{key}_{arm}") if key in WITH_SPAN else None
+            text = f"[{form(span[0])}, {form(span[1])}]" if span else ""
+            cells.append({"label": label, "value": form(values.get(key)), "span": text})
+        time = words.seconds(fit["seconds"]) if "seconds" in fit else "–"
+        cells.append({"label": "Fit", "value": time, "span": ""})
+        rows.append({"key": arm, "title": title, "colour": figures.COLOURS[arm], "cells": cells})
+    return rows
+
+
+def _figures(facts: Facts) -> dict[str, str]:
+    evaluated, found = facts.of("evaluate"), {}
+    curves = {arm: evaluated.get("curves", {}).get(arm) for arm in ARMS}
+    curves = {arm: curve for arm, curve in curves.items() if curve and any(p["rate"] > 0 for p in curve)}
+    if curves:
+        found["calibration"] = figures.calibration(curves)
+    if any("low" in entry for entry in evaluated.get("differences", [])):
+        found["differences"] = figures.differences(evaluated["differences"], evaluated["margin"])
+    if facts.importance.get("histogram"):
+        name = str(facts.importance["score"]).replace("_", " ")
+        found["score"] = figures.histogram(
+            facts.importance["histogram"], f"importance ({name})", "Training rows by importance score"
+        )
+    if facts.importance.get("pi"):
+        found["pi"] = figures.histogram(
+            facts.importance["pi"], "inclusion probability of kept rows", "Kept rows by inclusion probability"
+        )
+    if len(facts.importance.get("positions", [])) > 1:
+        found["positions"] = figures.positions(facts.importance["positions"])
+    return {name: found.get(name, "") for name in ("calibration", "differences", "score", "pi", "positions")}
+
+
+def _kept_facts(weighed: dict[str, Any]) -> list[tuple[str, str]]:
+    if not weighed:
+        return []
+    smallest = weighed.get("pi_quantiles", {}).get("0.0")
+    facts = [
+        ("Policy", str(weighed.get("policy", "–")).replace("_", " ")),
+        (
+            "Corrected by",
+            "nothing (biased)" if weighed.get("biased") else str(weighed.get("corrects_by", "–")),
+        ),
+        ("Rows kept", f"{weighed.get('kept', 0):,}"),
+        ("Effective sample size", f"{weighed.get('ess', 0):,.0f}"),
+        ("Positives among kept", f"{weighed.get('positive_share', 0) * 100:.1f} %"),
+        (
+            "Rows they stand for",
+            f"{weighed.get('estimated_rows', 0):,.0f} of {weighed.get('rows', 0):,}",
+        ),
+    ]
+    if smallest is not None:
+        facts.append(("Least inclusion probability", f"{smallest:.3g}"))
+    return facts
+
+
+def _slices(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in entries:
+        row = cells.setdefault(
+            (entry["kind"], entry["slice"]), {"rows": entry["rows"], "clicks": entry["clicks"]}
+        )
+        row[entry["arm"]] = entry["auc"]
+    rows = []
+    for (kind, value), row in list(cells.items())[:SLICES]:
+        text = value.lstrip("0") if kind == "position" else value
+        if kind not in ("position", "day"):
+            text = value.partition(" ")[2]  # the leading digit only orders
+        if kind == "position" and text == "21":
+            text = "21 and below"
+        rows.append(
+            {
+                "name": f"{kind.removesuffix('_id')} {text}"
+                if kind in ("position", "day")
+                else f"{kind.removesuffix('_id')}: {text}",
+                "rows": f"{row['rows']:,.0f}",
+                "clicks": f"{row['clicks']:,.0f}",
+                **{arm: ratio(row.get(arm)) for arm in ARMS},
+            }
+        )
+    return rows
+
+
+def _top(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "day": entry["event_date"],
+            "label": "click" if entry["label"] else "no click",
+            "p": f"{entry['p']:.3f}",
+            "score": f"{entry['score']:.3g}",
+            "what": words.readable(entry.get("features", {})),
+        }
+        for entry in entries[:TOP]
+    ]
+
+
+def _flow(facts: Facts) -> list[dict[str, Any]]:
+    ingest, labels = facts.of("ingest").get("rows", {}), facts.of("encode").get("labels", {})
+    weighed = facts.of("weigh").get("arms", {}).get("weighted", {})
+    steps: list[tuple[str, str, float | None]] = [
+        ("records read", "all", ingest.get("read")),
+        ("set aside (quarantine)", "lost", ingest.get("quarantined")),
+        ("duplicates dropped", "lost", ingest.get("duplicate")),
+        ("events", "all", ingest.get("kept")),
+        ("shown items (impressions)", "all", facts.of("samples").get("impressions")),
+    ]
+    for part, name in (("test", "test samples"), ("train", "training samples")):
+        counts = labels.get(part)
+        steps.append((name, "all", counts["zero"] + counts["one"] if counts else None))
+    steps.append(("important rows kept", "kept", weighed.get("kept")))
+    known = [(name, kind, rows) for name, kind, rows in steps if rows is not None]
+    most = max((rows for _, _, rows in known), default=0) or 1
+    return [
+        {"name": name, "kind": kind, "rows": f"{rows:,}", "width": round(100 * rows / most, 2)}
+        for name, kind, rows in known
+    ]
+
+
+def _identity(rows: dict[str, int]) -> str:
+    if not rows:
+        return ""
+    return (
+        f"{rows['read']:,} read = {rows['kept']:,} events + {rows['quarantined']:,} set aside"
+        f" + {rows['duplicate']:,} duplicates; checked before anything became visible."
+    )
+
+
+def _timings(seconds: dict[str, float]) -> list[tuple[str, str]]:
+    rows = [(name, words.seconds(value)) for name, value in seconds.items()]
+    return [*rows, ("all stages", words.seconds(sum(seconds.values())))] if rows else []

@@ -1,0 +1,151 @@
+"""The sentences of the report: what was found, said so that nobody has to read a number twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+ARMS = {"full": "all rows", "weighted": "important rows, corrected", "random": "random rows"}
+
+VERDICTS = {
+    "equivalent": ("good", "✓", "As good as all rows", "less than {margin} either way"),
+    "no worse": (
+        "good",
+        "✓",
+        "No worse than all rows",
+        "a loss of more than {margin} is excluded with {sure} confidence",
+    ),
+    "worse": ("bad", "✗", "Worse than all rows", "more than {margin} was lost"),
+    "not shown": (
+        "open",
+        "?",
+        "Not shown to be as good as all rows",
+        "a loss of more than {margin} is not excluded",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict: ``tone`` is good, open or bad; ``mark`` and ``title`` say it without colour."""
+
+    tone: str
+    mark: str
+    title: str
+    why: str
+
+
+def headline(evaluated: dict[str, Any]) -> Headline:
+    """The verdict over weighted against full, at the margin that was set before."""
+    margin = _plain(evaluated.get("margin", 0.001))
+    entry = next((e for e in evaluated.get("differences", []) if e["name"] == "weighted - full"), None)
+    if not evaluated.get("arms"):
+        return Headline("open", "–", "Not evaluated yet", "Run 'sie evaluate' to judge the subset.")
+    if entry is None:
+        return Headline("open", "?", "No comparison", "The model on all rows was switched off (arms.full).")
+    change = signed(entry["value"])
+    if "verdict" not in entry:
+        return Headline(
+            "open", "?", "Not tested", f"AUC changed by {change}; there are no bootstrap replicates."
+        )
+    verdict = entry["verdict"]
+    span = f"{signed(verdict['low'])} to {signed(verdict['high'])}"
+    sure = f"{100 * (1 - verdict['alpha']):.0f} %"
+    tone, mark, title, ending = VERDICTS[verdict["word"]]
+    why = f"AUC changed by {change} (90 % interval {span}): {ending.format(margin=margin, sure=sure)}."
+    return Headline(tone, mark, title, why)
+
+
+def summary(kept: dict[str, Any], evaluated: dict[str, Any]) -> str:
+    """One sentence: rows kept, AUC of the subset beside all rows and a random subset, calibration."""
+    arms = evaluated.get("arms", {})
+    parts = []
+    if kept.get("rows"):
+        share = f"{kept['kept_fraction']:.1%}".replace("%", " %")
+        parts.append(f"Kept {kept['kept']:,} of {kept['rows']:,} training rows ({share})")
+    if "weighted" in arms:
+        text = f"AUC {ratio(arms['weighted'].get('auc'))}{_span(evaluated, 'auc_weighted')}"
+        if "full" in arms:
+            text += f" against {ratio(arms['full'].get('auc'))} with all rows"
+        parts.append(text)
+        parts.append(f"calibration {number(arms['weighted'].get('calibration'), 2)}")
+    if "random" in arms:
+        parts.append(f"the same number of random rows: {ratio(arms['random'].get('auc'))}")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def cautions(details: dict[str, dict[str, Any]], *, simulated: bool) -> list[str]:
+    """What a reader must know before trusting the numbers."""
+    said = []
+    weighted = details.get("weigh", {}).get("arms", {}).get("weighted", {})
+    if weighted.get("biased"):
+        said.append(
+            f"Policy '{weighted['policy']}' is biased: its weights depend on the label, and nothing corrects for it."
+        )
+    if weighted.get("note"):
+        said.append(str(weighted["note"][0]).upper() + weighted["note"][1:] + ".")
+    if weighted.get("corrects_by") == "offset":
+        said.append(
+            "The log-odds offset is exact only for a well-specified model; compare weighting.policy=horvitz_thompson."
+        )
+    for arm, values in details.get("evaluate", {}).get("arms", {}).items():
+        calibration = values.get("calibration")
+        if calibration is not None and not 0.9 <= calibration <= 1.1:
+            said.append(
+                f"The model on {ARMS[arm]} predicts {calibration:.2f} clicks for each one observed: recalibrate it before use."
+            )
+    positives = details.get("evaluate", {}).get("positives")
+    if positives is not None and positives < 2000:
+        said.append(f"Only {positives:,} positive test rows: intervals are wide.")
+    for name, count in sorted(details.get("ingest", {}).get("warnings", {}).items()):
+        if count:
+            said.append(f"Quality warning '{name}': {count:,} rows (kept).")
+    if simulated:
+        said.append(
+            "The clickstream is simulated: it shows that the path works, not what your data would give."
+        )
+    said.append("One seed and one time split: repeat with other seeds before a decision that matters.")
+    return said
+
+
+def ratio(value: float | None) -> str:
+    """.874 for 0.8741: AUC-like values."""
+    return "–" if value is None else f"{value:.4f}".removeprefix("0")
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with so many decimals, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """+.0012 or −.0040."""
+    return ("+" if value >= 0 else "−") + f"{abs(value):.4f}".removeprefix("0")
+
+
+def seconds(value: float) -> str:
+    """3.2 s, 4 min 05 s."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def readable(features: dict[str, Any], limit: int = 6) -> str:
+    """The features of a sample in one line, those that say nothing (null, 0) left out."""
+    said = []
+    for name, value in features.items():
+        if value in (None, 0, 0.0, "", []):
+            continue
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        said.append(f"{name.replace('_', ' ')} {shown[:40]}")
+    return " · ".join(said[:limit])
+
+
+def _span(evaluated: dict[str, Any], name: str) -> str:
+    span = evaluated.get("intervals", {}).get(name)
+    return f" [{ratio(span[0])}, {ratio(span[1])}]" if span else ""
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}".removeprefix("0")
