@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -249,13 +250,15 @@ def _finite(value: float) -> float | None:
 
 def _worker_error(error: Exception) -> SieError:
     """What a worker raised, without its stack trace."""
-    for line in reversed(str(error).splitlines()):
-        name, _, said = line.strip().partition(": ")
-        if said and name.startswith("sie_spark."):
-            return ModelError(
-                f"prediction failed in a worker: {said}", remedy="run 'sie retrain', then again"
-            )
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    text = str(error)
+    ours = re.findall(r"^\s*sie_spark\.[\w.]+: (.+)$", text, flags=re.MULTILINE)
+    if ours:
+        return ModelError(
+            f"prediction failed in a worker: {ours[-1]}",
+            remedy="mend what the message names, run 'sie retrain', then 'sie evaluate'",
+        )
+    others = re.findall(r"^\s*((?:[\w.]*Error|[\w.]*Exception): .+)$", text, flags=re.MULTILINE)
+    said = (others or text.strip().splitlines() or [type(error).__name__])[-1 if others else 0][:300]
     return ModelError(
-        f"prediction failed: {first}", remedy="look at the executors' logs for the task that failed"
+        f"prediction failed: {said}", remedy="check that model and encoder fit: run 'sie retrain'"
     )

@@ -32,8 +32,10 @@ def fitted(ctx: Any, arm: str, noise: float) -> None:
     state = model.state_dict()
     generator = torch.Generator().manual_seed(1)
     for name, value in state.items():
+        if not value.is_floating_point():
+            continue
         blur = noise * torch.randn(value.shape, generator=generator)
-        state[name] = torch.zeros_like(value) + (blur if value.is_floating_point() else 0)
+        state[name] = blur
         if value.shape[-1:] == (2,):
             state[name] = torch.tensor(planted.COEFFICIENTS, dtype=value.dtype).reshape(value.shape) + blur
         elif "bias" in name:
