@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from sie_spark.clickstream.drift import DRIFT, EXTRA, FILE, HELPERS, SOURCE, TEXT, UNPARSED, Raw
 from sie_spark.clickstream.failures import nearest, unresolved_column
 from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
-from sie_spark.clickstream.sources import DRIFT, EXTRA, FILE, HELPERS, SOURCE, TEXT, UNPARSED, Raw
 from sie_spark.clickstream.times import UNKNOWN_DATE, parse_time, sensible
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.errors import ConfigError, SourceError
@@ -118,7 +118,13 @@ def canonicalise(
         *[F.col(name) for name in (UNPARSED, FILE, EXTRA, TEXT, INNER, OUTER)],
     )
     named = {flag: name for flag, (name, _) in warned.items()}
-    return _finished(out, dataset, names, reasons=[name for name, _ in reasons], warnings=named)
+    return _finished(
+        out,
+        dataset,
+        names,
+        reasons=[*[f"type:{name}" for name in raw.untyped], *[name for name, _ in reasons]],
+        warnings=named,
+    )
 
 
 def _check(dataset: Dataset) -> list[str]:

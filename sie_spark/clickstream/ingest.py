@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import canonicalise
+from sie_spark.clickstream.drift import DRIFT, SOURCE, UNPARSED, Raw
 from sie_spark.clickstream.failures import readable
 from sie_spark.clickstream.pseudonyms import load_key
 from sie_spark.clickstream.sources import Snapshot, read, snapshot
@@ -23,6 +26,7 @@ from sie_spark.clickstream.staging import (
 )
 from sie_spark.clickstream.tables import column_types, dates_in, ensure, insert_new, session_settings
 from sie_spark.platform.catalog import metadata
+from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import RowIdentityError, SourceError
@@ -44,6 +48,7 @@ MAPPING = (
 )
 # wrong values are for the rules to judge, not for Spark to fail on
 LENIENT = {"spark.sql.ansi.enabled": "false", "spark.sql.session.timeZone": "UTC"}
+ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
 ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
 
 
@@ -101,10 +106,45 @@ def _stage(ctx: Context, files: Snapshot, fingerprint: str) -> Counts:
     dataset = ctx.config.dataset
     source = str(dataset.source.path)
     raw = read(ctx.spark, dataset.source, files)
+    looked = _Look(raw, dataset.source.format == "json" and dataset.source.columns is not None)
     key = load_key(ctx.root, say=ctx.progress.warn)
-    canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
+    canonical = canonicalise(looked.raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
     with readable(source):
-        return stage(ctx, canonical, fingerprint)
+        counts = stage(ctx, canonical, fingerprint)
+    try:
+        looked.check(dataset.source)
+    except SourceError:
+        clear(ctx.root, fingerprint)
+        raise
+    return counts
+
+
+class _Look:
+    """What only a pass over JSON can tell of its columns: some never came, others nobody declared."""
+
+    def __init__(self, raw: Raw, json_lines: bool) -> None:
+        self.seen, self.json_lines = Observation(), json_lines
+        self.columns = [name for name in raw.columns if json_lines]
+        new = F.array_max(F.filter(DRIFT, lambda reason: reason.startswith("new_column:")))
+        held = [F.count(F.col(SOURCE)[name]).alias(f"c{i}") for i, name in enumerate(self.columns)]
+        parsed = F.count(F.when(F.col(UNPARSED).isNull(), 1))
+        frame = raw.frame.observe(self.seen, parsed.alias("parsed"), F.max(new).alias("new"), *held)
+        self.raw = replace(raw, frame=frame)
+
+    def check(self, settings: Source) -> None:
+        """Refuse, where the settings say so, before anything is visible."""
+        saw = self.seen.get
+        if saw["new"] and settings.on_new_column == "refuse":
+            raise SourceError(
+                f"{settings.path}: a new column '{saw['new'][11:]}', not in dataset.source.columns",
+                remedy="declare it, or set source.on_new_column to ignore, add or quarantine",
+            )
+        absent = [name for i, name in enumerate(self.columns) if not saw[f"c{i}"]]
+        if absent and saw["parsed"] >= ENOUGH_ROWS and settings.on_missing_column == "refuse":
+            raise SourceError(
+                f"{settings.path}: declared column(s) {', '.join(absent)} are in none of its records",
+                remedy="mend the source or dataset.source.columns, or set source.on_missing_column to null",
+            )
 
 
 def _check(ctx: Context, counts: Counts) -> None:
@@ -153,11 +193,15 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
     )
     internal = ("reasons", "record", "unparsed", "source_file", "_row")
     accepted = batch.accepted.select(*[name for name in batch.accepted.columns if name not in internal])
-    ensure(catalog, "quarantine", rejected.schema, layout=dataset.layout)
-    ensure(catalog, "events", accepted.schema, layout=dataset.layout)
-    good, bad = dates_in(batch.accepted_dates), dates_in(batch.rejected_dates)
-    old_good = already_there(catalog, batch.accepted, "events", "event_id", good)
-    old_bad = already_there(catalog, batch.rejected, "quarantine", "record_id", bad)
+    held = {"quarantine": 0, "events": 0}
+    for name, rows, staged_rows, key, dates in (
+        ("quarantine", rejected, batch.rejected, "record_id", batch.rejected_dates),
+        ("events", accepted, batch.accepted, "event_id", batch.accepted_dates),
+    ):
+        made = ensure(catalog, name, rows.schema, layout=dataset.layout)
+        if dates and not made:
+            held[name] = already_there(catalog, staged_rows, name, key=key, where=dates_in(dates))
+    old_good, old_bad = held["events"], held["quarantine"]
     kept, quarantined = batch.distinct_accepted - old_good, batch.distinct_rejected - old_bad
     repeated = counts.read - batch.distinct_accepted - batch.distinct_rejected
     if (

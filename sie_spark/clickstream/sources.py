@@ -8,12 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructField, StructType
+from pyspark.sql.types import StringType, StructField, StructType
 
+from sie_spark.clickstream.drift import (
+    CORRUPT,
+    DRIFT,
+    EXTRA,
+    FILE,
+    HELPERS,
+    SOURCE,
+    TEXT,
+    UNPARSED,
+    Raw,
+    add_nulls,
+    cast_text,
+    drift_reasons,
+    extra_columns,
+    no_extra,
+    no_reasons,
+    retyped_reason,
+    typed_from_text,
+    widens,
+)
 from sie_spark.clickstream.failures import readable
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
@@ -22,10 +42,6 @@ from sie_spark.platform.errors import SourceError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-UNPARSED, FILE, DRIFT, EXTRA, TEXT = "_sie_unparsed", "_sie_file", "_sie_drift", "_sie_extra", "_sie_text"
-SOURCE = "_sie_source"  # the record as it came, a struct: what a rejected row keeps
-CORRUPT = "_sie_corrupt"
-HELPERS = (UNPARSED, FILE, DRIFT, EXTRA, TEXT, SOURCE)
 MANY_FILES = 256  # CSV headers looked at one by one; Spark itself checks the rest against them
 
 
@@ -38,19 +54,6 @@ class Snapshot:
     digest: str
     newest: tuple[str, ...] = ()  # file paths, at most MANY_FILES, in order
     version: int | None = None
-
-
-@dataclass(frozen=True)
-class Raw:
-    """Records of a source: ``frame`` has ``columns`` (typed) and the helper columns ``HELPERS``.
-
-    ``untyped``: columns that were text in the source, and the type they were cast to.
-    """
-
-    frame: DataFrame
-    columns: list[str]
-    untyped: dict[str, str]
-    new_columns: list[str]
 
 
 def snapshot(spark: SparkSession, settings: Source) -> Snapshot:
@@ -157,14 +160,13 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     kept_text = F.when(valid, value).otherwise(F.concat(F.lit("base64:"), F.base64(value.cast("binary"))))
     keys = F.when(whole, F.json_object_keys("value"))
     new = F.array_except(keys, F.array(*[F.lit(name) for name in schema.names]))
-    look = settings.on_new_column != "ignore"
     extra = F.from_json("value", "map<string,string>", {"mode": "PERMISSIVE"})
     known = F.array(*[F.lit(name) for name in schema.names])
     extra = F.map_filter(extra, lambda key, _: ~F.array_contains(known, key))
     drift = (
-        F.coalesce(F.transform(new, lambda name: F.concat(F.lit("new_column:"), name)), _none())
-        if look
-        else _none()
+        F.coalesce(F.transform(new, lambda name: F.concat(F.lit("new_column:"), name)), no_reasons())
+        if settings.on_new_column in ("refuse", "quarantine")
+        else no_reasons()
     )
     if settings.on_missing_column == "quarantine":
         absent = F.array_except(known, F.coalesce(keys, known))
@@ -175,10 +177,10 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
         FILE,
         F.when(~F.coalesce(whole, F.lit(False)), kept_text).alias(UNPARSED),
         drift.alias(DRIFT),
-        (F.when(F.size(new) > 0, extra) if settings.on_new_column == "add" else _no_extra()).alias(EXTRA),
+        (F.when(F.size(new) > 0, extra) if settings.on_new_column == "add" else no_extra()).alias(EXTRA),
         value.alias(TEXT),
     )
-    return _typed(frame, schema, partitions)
+    return typed_from_text(frame, schema, partitions)
 
 
 def _glued(value: Column) -> Column:
@@ -269,7 +271,7 @@ def _csv_part(
     fields = [field for field in (schema or StructType()) if field.name in names]
     new = [name for name in names if schema is not None and name not in schema.names]
     missing = [field.name for field in (schema or StructType()) if field.name not in (*names, *partitions)]
-    drift = _drift(settings, new, missing)
+    drift = drift_reasons(settings, new, missing)
     kept = [StructField(name, StringType()) for name in names if name not in new and schema is None]
     frame = lines.select(
         *[F.col(f"`{name}`") for name in names if name not in new],
@@ -277,11 +279,11 @@ def _csv_part(
         F.col("_metadata.file_name").alias(FILE),
         F.col(CORRUPT).alias(UNPARSED),
         drift.alias(DRIFT),
-        _extra(settings, new).alias(EXTRA),
+        extra_columns(settings, new).alias(EXTRA),
         F.lit(None).cast("string").alias(TEXT),
     )
-    frame = _add_nulls(frame, schema, missing)
-    raw = _typed(frame, StructType(fields or kept), partitions)
+    frame = add_nulls(frame, schema, missing)
+    raw = typed_from_text(frame, StructType(fields or kept), partitions)
     return Raw(raw.frame, [*raw.columns, *missing], raw.untyped, new)
 
 
@@ -302,7 +304,7 @@ def _read_typed(spark: SparkSession, settings: Source, files: Snapshot, stream: 
     names = rows.columns
     new = [name for name in names if schema is not None and name not in schema.names]
     missing = [field.name for field in (schema or StructType()) if field.name not in names]
-    drift = _drift(settings, new, missing)
+    drift = drift_reasons(settings, new, missing)
     columns: list[Column] = []
     reasons: list[Column] = []
     for name in names:
@@ -311,9 +313,9 @@ def _read_typed(spark: SparkSession, settings: Source, files: Snapshot, stream: 
         column = F.col(f"`{name}`")
         wanted = schema[name].dataType if schema is not None else rows.schema[name].dataType
         actual = rows.schema[name].dataType
-        if not _widens(actual, wanted):
-            columns.append(_cast(column.cast("string"), wanted).alias(name))
-            reasons.append(_retyped(settings, name, actual, wanted, column))
+        if not widens(actual, wanted):
+            columns.append(cast_text(column.cast("string"), wanted).alias(name))
+            reasons.append(retyped_reason(settings, column, name, actual=actual, wanted=wanted))
         else:
             columns.append(column.cast(wanted).alias(name) if actual != wanted else column)
     drift = F.concat(drift, F.array_compact(F.array(*reasons))) if reasons else drift
@@ -322,107 +324,14 @@ def _read_typed(spark: SparkSession, settings: Source, files: Snapshot, stream: 
         F.col("_metadata.file_name").alias(FILE),
         F.lit(None).cast("string").alias(UNPARSED),
         drift.alias(DRIFT),
-        _extra(settings, new).alias(EXTRA),
+        extra_columns(settings, new).alias(EXTRA),
         F.lit(None).cast("string").alias(TEXT),
         F.struct(*[F.col(f"`{name}`") for name in names]).alias(SOURCE),
     )
-    frame = _add_nulls(frame, schema, missing)
+    frame = add_nulls(frame, schema, missing)
     return Raw(frame, [name for name in frame.columns if name not in HELPERS], {}, new)
 
 
 def _csv_lines(reader: Any, paths: Sequence[str]) -> DataFrame:
     frame: DataFrame = reader.format("csv").load(paths[0] if len(paths) == 1 else list(paths))
     return frame
-
-
-def _drift(settings: Source, new: Sequence[str], missing: Sequence[str]) -> Column:
-    """Reasons that every row of a file with drifted columns carries; refuses where the settings say so."""
-    if new and settings.on_new_column == "refuse":
-        raise SourceError(
-            f"{settings.path}: new column(s) {', '.join(new)} that dataset.source.columns does not declare",
-            remedy="declare them, or set source.on_new_column to ignore, add or quarantine",
-        )
-    if missing and settings.on_missing_column == "refuse":
-        raise SourceError(
-            f"{settings.path}: declared column(s) {', '.join(missing)} are missing",
-            remedy="mend the source or dataset.source.columns, or set source.on_missing_column to null",
-        )
-    reasons = [f"new_column:{name}" for name in new if settings.on_new_column == "quarantine"]
-    reasons += [f"missing_column:{name}" for name in missing if settings.on_missing_column == "quarantine"]
-    return F.array(*[F.lit(reason) for reason in reasons]).cast("array<string>") if reasons else _none()
-
-
-def _retyped(settings: Source, name: str, actual: DataType, wanted: DataType, column: Column) -> Column:
-    if settings.on_type_change == "refuse":
-        raise SourceError(
-            f"{settings.path}: column '{name}' is {actual.simpleString()}, declared {wanted.simpleString()}",
-            remedy="change dataset.source.columns, or set source.on_type_change to cast or quarantine",
-        )
-    if settings.on_type_change == "quarantine":
-        return F.lit(f"type_change:{name}")
-    failed = column.isNotNull() & _cast(column.cast("string"), wanted).isNull()
-    return F.when(failed, F.lit(f"type:{name}"))
-
-
-def _extra(settings: Source, new: Sequence[str]) -> Column:
-    if settings.on_new_column != "add" or not new:
-        return _no_extra()
-    pairs = [part for name in new for part in (F.lit(name), F.col(f"`{name}`").cast("string"))]
-    return F.map_filter(F.create_map(*pairs), lambda _, value: value.isNotNull())
-
-
-def _add_nulls(frame: DataFrame, schema: StructType | None, missing: Sequence[str]) -> DataFrame:
-    for name in missing:
-        assert schema is not None
-        frame = frame.withColumn(name, F.lit(None).cast(schema[name].dataType))
-    return frame
-
-
-def _typed(frame: DataFrame, schema: StructType, partitions: Sequence[str]) -> Raw:
-    """Cast text to the declared types; a text that does not fit becomes null and a reason in DRIFT."""
-    columns: list[Column] = []
-    reasons: list[Column] = []
-    untyped: dict[str, str] = {}
-    parsed = F.col(UNPARSED).isNull()
-    for field in schema:
-        text = F.col(f"`{field.name}`")
-        if isinstance(field.dataType, StringType):
-            columns.append(text)
-            continue
-        typed = _cast(text, field.dataType)
-        columns.append(typed.alias(field.name))
-        failed = parsed & text.isNotNull() & (F.trim(text) != "") & typed.isNull()
-        reasons.append(F.when(failed, F.lit(f"type:{field.name}")))
-        untyped[field.name] = field.dataType.simpleString()
-    others = [F.col(f"`{n}`") for n in frame.columns if n not in (*schema.names, *HELPERS)]
-    drift = F.concat(DRIFT, F.array_compact(F.array(*reasons))) if reasons else F.col(DRIFT)
-    source = F.struct(*[F.col(f"`{name}`") for name in (*schema.names, *partitions)])
-    typed_frame = frame.select(
-        *columns, *others, FILE, UNPARSED, drift.alias(DRIFT), EXTRA, TEXT, source.alias(SOURCE)
-    )
-    return Raw(typed_frame, [*schema.names, *partitions], untyped, [])
-
-
-def _cast(text: Column, wanted: DataType) -> Column:
-    if isinstance(wanted, (ArrayType, MapType, StructType)):
-        return F.from_json(text, cast(StructType, wanted), {"mode": "PERMISSIVE"})
-    return F.trim(text).try_cast(wanted)
-
-
-def _widens(actual: DataType, wanted: DataType) -> bool:
-    """Whether every value of one type has the same value in the other."""
-    if actual == wanted or actual.simpleString() == wanted.simpleString():
-        return True
-    order = ["tinyint", "smallint", "int", "bigint"]
-    a, w = actual.simpleString(), wanted.simpleString()
-    if a in order and w in order:
-        return order.index(a) <= order.index(w)
-    return (a, w) in {("float", "double"), ("int", "double"), ("smallint", "double"), ("date", "timestamp")}
-
-
-def _none() -> Column:
-    return F.array().cast("array<string>")
-
-
-def _no_extra() -> Column:
-    return F.lit(None).cast("map<string,string>")

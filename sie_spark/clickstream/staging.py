@@ -155,52 +155,37 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     RowIdentityError
         when the staged rows are not the rows that were read.
     """
-    rows = staged(ctx, fingerprint)
-    keys = rows.select(
-        (F.size("reasons") > 0).alias("bad"), "event_id", "event_date", F.col(ROW).alias("row")
-    )
-    grouped = keys.groupBy("bad", "event_id").agg(F.count("*").alias("n"), F.min("row").alias("first"))
-    repeated = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
-    seen = Observation(f"keys-{fingerprint}")
-    totals = [
-        F.sum("n").alias("rows"),
-        _sum(F.col("bad")).alias("rejected"),
-        _sum(~F.col("bad")).alias("accepted"),
-    ]
-    extra = grouped.observe(seen, *totals).where("n > 1").select("bad", "event_id", "first")
-    extra.write.format("delta").mode("overwrite").save(repeated)
-    total = seen.get
-    by_date = keys.groupBy("bad", "event_date").count().collect()  # a row a date
-    per_kind = {kind: sum(row["count"] for row in by_date if row["bad"] == kind) for kind in (True, False)}
-    if int(total["rows"] or 0) != counts.read or per_kind[True] != counts.rejected:
-        raise _identity(
-            counts, f"{int(total['rows'] or 0)} rows have keys, {per_kind[True]} of them rejected"
-        )
-    distinct = int(total["accepted"] or 0), int(total["rejected"] or 0)
-    if sum(distinct) < counts.read:
-        dropped = ctx.spark.read.format("delta").load(repeated)
-        rows = rows.withColumn("bad", F.size("reasons") > 0)
-        rows = rows.join(dropped, ["bad", "event_id"], "left").where(
-            F.col("first").isNull() | (F.col("first") == F.col(ROW))
-        )
-        rows = rows.drop("bad", "first")
+    rows = staged(ctx, fingerprint).withColumn("bad", F.size("reasons") > 0)
+    first = F.min(F.struct(F.col(ROW).alias("row"), "event_date")).alias("first")
+    grouped = rows.groupBy("bad", "event_id").agg(F.count("*").alias("n"), first)
+    totals = grouped.groupBy("bad", F.col("first.event_date").cast("string")).agg(F.sum("n"), F.count("*"))
     days: dict[bool, list[str]] = {True: [], False: []}
-    for row in by_date:
-        days[row["bad"]].append(str(row["event_date"]))
+    total, distinct = {True: 0, False: 0}, {True: 0, False: 0}
+    for bad, day, all_rows, different in totals.collect():  # a row a date
+        days[bad].append(day)
+        total[bad] += int(all_rows)
+        distinct[bad] += int(different)
+    if sum(total.values()) != counts.read or total[True] != counts.rejected:
+        raise _identity(counts, f"{sum(total.values())} rows have keys, {total[True]} of them rejected")
+    if sum(distinct.values()) < counts.read:
+        path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
+        repeated = grouped.where("n > 1").select("bad", "event_id", F.col("first.row").alias("row"))
+        repeated.write.format("delta").mode("overwrite").save(path)
+        rows = rows.join(ctx.spark.read.format("delta").load(path), ["bad", "event_id"], "left")
+        rows = rows.where(F.col("row").isNull() | (F.col("row") == F.col(ROW))).drop("row")
     return Batch(
-        rows.where(F.size("reasons") == 0),
-        rows.where(F.size("reasons") > 0),
-        *distinct,
+        rows.where(~F.col("bad")).drop("bad"),
+        rows.where(F.col("bad")).drop("bad"),
+        distinct[False],
+        distinct[True],
         sorted(days[False]),
         sorted(days[True]),
     )
 
 
-def already_there(catalog: Catalog, rows: DataFrame, name: str, key: str, dates_predicate: str) -> int:
+def already_there(catalog: Catalog, rows: DataFrame, name: str, *, key: str, where: str) -> int:
     """How many of these keys the table holds at these dates."""
-    if not catalog.exists(name):
-        return 0
-    held = catalog.read(name).where(dates_predicate).select(F.col(key).alias("event_id"))
+    held = catalog.read(name).where(where).select(F.col(key).alias("event_id"))
     return rows.select("event_id").join(held, "event_id", "left_semi").count()
 
 

@@ -74,10 +74,10 @@ def commit_metadata(spark: SparkSession, text: str) -> Iterator[None]:
         yield
 
 
-def ensure(catalog: Catalog, name: str, schema: StructType, *, layout: str = "partition") -> None:
-    """Make a table with its layout, retention and CHECK constraints unless it exists."""
+def ensure(catalog: Catalog, name: str, schema: StructType, *, layout: str = "partition") -> bool:
+    """Make a table with its layout, retention and CHECK constraints unless it exists; whether it was made."""
     if catalog.exists(name):
-        return
+        return False
     columns = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in schema)
     placed = "PARTITIONED BY (event_date)" if layout == "partition" else "CLUSTER BY (event_date)"
     checks = {f"delta.constraints.{key}": test for key, test in CONSTRAINTS.get(name, {}).items()}
@@ -86,6 +86,7 @@ def ensure(catalog: Catalog, name: str, schema: StructType, *, layout: str = "pa
         f"CREATE TABLE IF NOT EXISTS {catalog.sql_name(name)} ({columns}) USING delta {placed} "
         f"TBLPROPERTIES ({properties})"
     )
+    return True
 
 
 def insert_new(

@@ -1,0 +1,245 @@
+"""Ingest: every rule seen to fire, every row accounted for, everything exactly once."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from sie_spark.clickstream import ingest, staging, tables
+from sie_spark.platform.errors import ConfigError, RowIdentityError, SourceError
+from tests.clickstream.logs import DAY, START, event, rows, settings, write
+
+pytestmark = pytest.mark.spark
+
+RULES = [
+    {"column": "user_id", "check": "required"},
+    {"column": "price", "check": "range", "min": 0, "max": 100},
+    {"column": "event_type", "check": "set", "values": ["view", "click"]},
+    {"column": "item_id", "check": "regex", "pattern": "^i[0-9]+$"},
+    {"column": "event_ts", "check": "not_future", "tolerance_hours": 1},
+    {"column": "key", "check": "type", "type": "bigint", "severity": "warn"},
+    {
+        "column": "seq",
+        "check": "expression",
+        "name": "odd step",
+        "expression": "seq % 2 = 1",
+        "severity": "warn",
+    },
+]
+
+
+def reasons(ctx) -> dict[str, list[str]]:
+    held = rows(ctx.catalog.read("quarantine"))
+    return {json.loads(row["record"])["id"]: sorted(row["reasons"]) for row in held if row["record"]}
+
+
+def test_every_rule_fires_and_every_reason_is_kept(make_context, tmp_path: Path, spark) -> None:
+    reference = tmp_path / "sessions"
+    spark.createDataFrame([("s1",), ("s2",)], "name string").write.parquet(str(reference))
+    rules = [*RULES, {"column": "session_id", "check": "reference", "table": str(reference), "key": "name"}]
+    bad = [
+        event("no-user", user=None),
+        event("blank-user", user=" "),
+        event("dear", price=100.5),
+        event("nan", price="NaN"),
+        event("odd-kind", kind="buy"),
+        event("odd-item", item="x"),
+        event("future", ts=4_000_000_000),
+        event("unknown-session", session="s9"),
+        event("text-price", price="cheap"),
+        event("text-time", ts="yesterday"),
+        event("huge-time", ts=9_000_000_000_000_000_000),
+        event("old", ts=3),
+        event("many", user=None, price=-1, kind="buy", item="x"),
+    ]
+    broken = [
+        '{"id": "cut',
+        "[1, 2]",
+        "null",
+        "",
+        '{"id": "a"} {"id": "b"}',
+        b'{"id": "\xff\xfe", "kind": "view"}',
+    ]
+    good = [event("1"), event("2", step=2), event("word", price=None), event("3", item="i2", user="ünï")]
+    ctx = make_context(settings(write(tmp_path / "log.json", *good, *bad, *broken, event("1")), rules=rules))
+    result = ingest.run(ctx)
+
+    assert reasons(ctx) == {
+        "no-user": ["user_id:required"],
+        "blank-user": ["user_id:required"],
+        "dear": ["price:range"],
+        "nan": ["price:range"],
+        "odd-kind": ["event_type:set"],
+        "odd-item": ["item_id:regex"],
+        "future": ["event_ts:not_future"],
+        "unknown-session": ["session_id:reference"],
+        "text-price": ["type:price"],
+        "text-time": ["event_ts:required", "type:ts"],
+        "huge-time": ["event_ts:required"],
+        "old": ["event_ts:absurd"],
+        "many": ["event_type:set", "item_id:regex", "price:range", "user_id:required"],
+    }
+    unparsed = {
+        row["unparsed"] for row in rows(ctx.catalog.read("quarantine")) if row["unparsed"] is not None
+    }
+    assert len(unparsed) == len(broken)
+    assert {line for line in broken if isinstance(line, str)} <= unparsed
+    assert any(text.startswith("base64:") for text in unparsed)
+    held = result.rows.as_dict()
+    assert held == {"read": 24, "kept": 4, "quarantined": 19, "duplicate": 1}
+    assert result.details["warnings"] == {"key:type": 14, "odd step": 1}
+    assert result.details["reasons"]["unparsable"] == 6
+    kept = {row["key"]: row for row in rows(ctx.catalog.read("events"))}
+    assert set(kept) == {"1", "2", "3", "word"}
+    assert kept["1"]["price"] == 1.5 and str(kept["1"]["event_date"]) == "2024-03-01"
+    assert "ann" not in json.dumps([str(row) for row in kept.values()])
+
+
+def test_the_same_again_writes_nothing_and_overlaps_add_only_what_is_new(
+    make_context, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    write(log / "1.json", event("a"), event("b"), "broken")
+    ctx = make_context(settings(log))
+    first = ingest.run(ctx)
+    again = ingest.run(ctx)
+    assert again.skipped and again.rows == first.rows
+    assert {n: r.version for n, r in again.outputs.items()} == {
+        n: r.version for n, r in first.outputs.items()
+    }
+
+    # a later delivery repeats two rows, and brings a late event of the day before
+    with gzip.open(log / "2.json.gz", "wt") as stream:
+        for record in (event("b"), event("late", ts=START - 10), event("c", ts=START + DAY)):
+            stream.write(json.dumps(record) + "\n")
+        stream.write("broken\n")
+    second = ingest.run(ctx)
+    assert second.rows.as_dict() == {"read": 7, "kept": 2, "quarantined": 0, "duplicate": 5}
+    dates = {row["key"]: str(row["event_date"]) for row in rows(ctx.catalog.read("events"))}
+    assert dates == {"a": "2024-03-01", "b": "2024-03-01", "late": "2024-02-29", "c": "2024-03-02"}
+    assert ctx.catalog.read("quarantine").count() == 1
+
+    # the first delivery alone, by a glob: other bytes than ingested so far, and nothing new
+    only = make_context(settings(log / "1*.json"), root=Path(ctx.root.uri))
+    third = ingest.run(only)
+    assert not third.skipped and third.rows.kept == 0
+    assert third.outputs["events"].version == second.outputs["events"].version
+
+
+@pytest.mark.parametrize("moment", ["stage", "counts", "quarantine", "ledger"])
+def test_killed_anywhere_and_run_again(make_context, tmp_path: Path, monkeypatch, moment: str) -> None:
+    log = write(
+        tmp_path / "log.json", event("a"), event("a"), event("b"), event("c", user=5, ts="x"), "broken"
+    )
+    ctx = make_context(settings(log))
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "stage":
+            patch.setattr(staging, "save_counts", die)
+        elif moment == "counts":
+            patch.setattr(ingest, "distinct_rows", die)
+        elif moment == "quarantine":
+            real, calls = tables.insert_new, []
+
+            def second_dies(*args: object, **more: object) -> int:
+                calls.append(1)
+                return die() if len(calls) == 2 else real(*args, **more)
+
+            patch.setattr(ingest, "insert_new", second_dies)
+        else:
+            patch.setattr(ingest, "_details", die)
+        with pytest.raises(KeyboardInterrupt):
+            ingest.run(ctx)
+    result = ingest.run(ctx)
+    assert result.rows.read == 5
+    assert ctx.catalog.read("events").count() == 2
+    assert ctx.catalog.read("quarantine").count() == 2
+    assert not list(Path(ctx.root.path("_staging")).iterdir())
+
+
+def test_a_row_lost_on_the_way_is_seen_before_anything_is_visible(
+    make_context, tmp_path, monkeypatch
+) -> None:
+    ctx = make_context(settings(write(tmp_path / "log.json", event("a"), event("b"))))
+    real = staging.staged
+    monkeypatch.setattr(staging, "staged", lambda *args: real(*args).where("key <> 'b'"))
+    with pytest.raises(RowIdentityError, match="nothing was made visible"):
+        ingest.run(ctx)
+    assert not ctx.catalog.exists("events")
+
+
+def test_dates_back_fill(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", *[event(str(n), ts=START + n * DAY) for n in range(4)], "broken")
+    one = settings(log) | {"run": {"date_from": "2024-03-02", "date_to": "2024-03-03"}}
+    ctx = make_context(one)
+    result = ingest.run(ctx)
+    assert result.rows.as_dict() == {"read": 3, "kept": 2, "quarantined": 1, "duplicate": 0}
+    assert result.details["outside_dates"] == 2
+    whole = make_context(settings(log), root=Path(ctx.root.uri))
+    assert ingest.run(whole).rows.as_dict() == {"read": 5, "kept": 2, "quarantined": 0, "duplicate": 3}
+
+
+def test_commits_say_what_they_are_and_bad_rows_cannot_be_written(
+    make_context, tmp_path: Path, spark
+) -> None:
+    ctx = make_context(settings(write(tmp_path / "log.json", event("a"))))
+    ingest.run(ctx)
+    history = rows(spark.sql(f"DESCRIBE HISTORY {ctx.catalog.sql_name('events')}"))
+    stamp = json.loads(history[0]["userMetadata"])
+    assert stamp["job"] == "ingest" and json.loads(stamp["dates"]) == ["2024-03-01"]
+    shown = {
+        row["key"]: row["value"]
+        for row in rows(spark.sql(f"SHOW TBLPROPERTIES {ctx.catalog.sql_name('events')}"))
+    }
+    assert (
+        shown["delta.logRetentionDuration"]
+        == shown["delta.deletedFileRetentionDuration"]
+        == "interval 30 days"
+    )
+    bad = ctx.catalog.read("events").selectExpr("* EXCEPT (sampling_rate)", "2.0 AS sampling_rate")
+    with pytest.raises(Exception, match=r"CHECK constraint|DELTA_VIOLATE_CONSTRAINT"):
+        bad.write.format("delta").mode("append").save(ctx.catalog.path("events"))
+
+
+class TestErrorsNameFileColumnAndRemedy:
+    def fails(self, make_context, config: dict, match: str) -> None:
+        with pytest.raises((SourceError, ConfigError), match=match) as caught:
+            ingest.run(make_context(config))
+        assert caught.value.remedy and "\n" not in str(caught.value)
+
+    def test_no_file(self, make_context, tmp_path: Path) -> None:
+        self.fails(make_context, settings(tmp_path / "none.json"), "none.json: no such file")
+
+    def test_empty(self, make_context, tmp_path: Path) -> None:
+        self.fails(make_context, settings(write(tmp_path / "empty.json")), "empty.json: holds no records")
+
+    def test_not_parquet(self, make_context, tmp_path: Path) -> None:
+        log = write(tmp_path / "log.parquet", "this is no parquet file")
+        self.fails(
+            make_context, settings(log, source={"format": "parquet"}), "log.parquet.*not a readable Parquet"
+        )
+
+    def test_not_json(self, make_context, tmp_path: Path) -> None:
+        log = write(tmp_path / "log.json", *["a,b"] * 30)
+        self.fails(make_context, settings(log), "no record can be parsed as json")
+
+    def test_unknown_column(self, make_context, tmp_path: Path) -> None:
+        config = settings(write(tmp_path / "log.json", event("a")))
+        config["dataset"]["columns"]["item_id"] = "itemid"
+        self.fails(make_context, config, "no column 'itemid', which dataset.columns.item_id needs")
+
+    def test_bad_sql(self, make_context, tmp_path: Path) -> None:
+        config = settings(write(tmp_path / "log.json", event("a")))
+        config["dataset"]["columns"]["item_id"] = "upper(item"
+        self.fails(make_context, config, "dataset.columns.item_id")
+
+    def test_cut_gzip(self, make_context, tmp_path: Path) -> None:
+        whole = gzip.compress(
+            "\n".join(json.dumps(event(str(n), user=f"u{n * 7919}")) for n in range(5000)).encode()
+        )
+        (tmp_path / "log.json.gz").write_bytes(whole[: len(whole) // 2])
+        self.fails(make_context, settings(tmp_path / "log.json.gz"), "log.json.gz.*cannot be read to its end")
