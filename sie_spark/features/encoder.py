@@ -205,22 +205,22 @@ def _look_up(frame: DataFrame, feature: Category | IdList) -> tuple[DataFrame, C
     raw, ids = F.col(f"`{_raw(feature)}`"), feature.ids
     if not (isinstance(ids, Vocabulary) and ids.joins):
         return frame, ids.column(raw) if isinstance(feature, Category) else feature.column(raw)
+    table = ids.table(frame.sparkSession)
     if isinstance(feature, Category):
-        return _join(frame, ids, raw, f"{_PREFIX}key_{feature.name}", f"{_PREFIX}id_{feature.name}")
+        return _join(frame, table, raw, feature.name)
     columns = []  # one broadcast, looked up once a place of the list: no explode, so no shuffle
     for at in range(feature.length):
-        names = f"{_PREFIX}key_{feature.name}_{at}", f"{_PREFIX}id_{feature.name}_{at}"
-        frame, column = _join(frame, ids, F.get(raw, F.lit(at)), *names)
+        frame, column = _join(frame, table, F.get(raw, F.lit(at)), f"{feature.name}_{at}")
         columns.append(column)
     return frame, F.array(*columns)
 
 
-def _join(frame: DataFrame, ids: Vocabulary, value: Column, key: str, name: str) -> tuple[DataFrame, Column]:
+def _join(frame: DataFrame, table: DataFrame, value: Column, name: str) -> tuple[DataFrame, Column]:
     from pyspark.sql import functions as F
 
-    table = ids.table(frame.sparkSession, key, name)
-    joined = frame.join(table, value == F.col(f"`{key}`"), "left").drop(key)
-    return joined, F.coalesce(F.col(f"`{name}`"), F.lit(0))
+    lookup = table.alias(f"{_PREFIX}{name}")
+    key, found = F.col(f"`{_PREFIX}{name}`.value"), F.col(f"`{_PREFIX}{name}`.id")
+    return frame.join(lookup, value == key, "left"), F.coalesce(found, F.lit(0))
 
 
 def _state(feature: Fitted) -> dict[str, Any]:

@@ -47,6 +47,8 @@ def _with_high_word(value: float, high: int) -> float:
 
 def log1p(x: float) -> float:
     """log(1 + x) for finite x >= 0, step by step as fdlibm (Sun Microsystems 1993, s_log1p.c)."""
+    if x == 0.0:
+        return x  # keeps the sign of -0.0
     high = _high_word(x)
     if high < 0x3E200000:  # x < 2**-29
         return x if high < 0x3C900000 else x - x * x * 0.5

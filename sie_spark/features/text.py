@@ -58,12 +58,23 @@ def ngrams_column(text: Column, size: int, limit: int) -> Column:
 
     lowered = F.translate(text, UPPER, LOWER)
     words = F.filter(F.split(lowered, SEPARATORS), lambda word: word != "")
-    grams = [words]
-    for n in range(2, size + 1):
-        joined = F.transform(
-            F.sequence(F.lit(1), F.size(words) - (n - 1)),
-            lambda at, n=n: F.array_join(F.slice(words, at, n), " "),  # type: ignore[misc]
+    if size > 1:
+        # a lambda over a one-element array names the words, so that they are cut once and not once a use
+        words = F.get(
+            F.transform(F.array(F.slice(words, 1, limit)), lambda cut: _all_grams(cut, size)), F.lit(0)
         )
-        grams.append(F.when(F.size(words) >= n, joined).otherwise(F.array().cast("array<string>")))
-    all_grams = F.concat(*grams) if len(grams) > 1 else words
-    return F.coalesce(F.slice(all_grams, 1, limit), F.array().cast("array<string>"))
+    return F.coalesce(F.slice(words, 1, limit), F.array().cast("array<string>"))
+
+
+def _all_grams(words: Column, size: int) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.concat(words, *[_joined(words, n) for n in range(2, size + 1)])
+
+
+def _joined(words: Column, n: int) -> Column:
+    from pyspark.sql import functions as F
+
+    starts = F.sequence(F.lit(1), F.size(words) - (n - 1))
+    joined = F.transform(starts, lambda at: F.array_join(F.slice(words, at, n), " "))
+    return F.when(F.size(words) >= n, joined).otherwise(F.array().cast("array<string>"))

@@ -64,7 +64,7 @@ class Vocabulary:
     @property
     def joins(self) -> bool:
         """Whether Spark looks values up by a join."""
-        return self.size - 1 > LITERAL
+        return self.values is None or self.size - 1 > LITERAL
 
     def column(self, value: Column) -> Column:
         """Id of a value (int) for a vocabulary that needs no join."""
@@ -75,8 +75,8 @@ class Vocabulary:
         # 1-based, and 0 where absent: exactly the ids
         return F.coalesce(F.array_position(F.lit(list(self.values)), value), F.lit(0)).cast("int")
 
-    def table(self, spark: SparkSession, key: str, id_name: str) -> DataFrame:
-        """Lookup table with a key and an id column, hinted for broadcast where it is small enough."""
+    def table(self, spark: SparkSession) -> DataFrame:
+        """Lookup table (value, id), hinted for broadcast where it is small enough."""
         from pyspark.sql import functions as F
 
         if self.values is not None:
@@ -87,8 +87,8 @@ class Vocabulary:
             )
         else:
             table = spark.read.parquet(f"{self.base}/{self.path}")
-        renamed = table.select(F.col("value").alias(key), F.col("id").alias(id_name))
-        return F.broadcast(renamed) if self.size <= BROADCAST else renamed
+        table = table.select("value", "id")
+        return F.broadcast(table) if self.size <= BROADCAST else table
 
     def id(self, value: str) -> int:
         """Id of one value, without Spark."""
@@ -121,4 +121,5 @@ def ids_from_dict(data: dict[str, Any], base: str = "") -> Ids:
     if "hash_size" in data:
         return Hashed(int(data["hash_size"]))
     values = None if data["values"] is None else tuple(data["values"])
-    return Vocabulary(int(data["size"]), values, data.get("path"), base)
+    path = data.get("path")
+    return Vocabulary(int(data["size"]), values, path, base if path else "")
