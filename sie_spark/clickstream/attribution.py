@@ -72,7 +72,8 @@ def attribute(
         "seq",
         F.lit(1).alias(SIDE),
     )
-    order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col("seq"), F.lit(0)), SIDE)
+    tie = F.desc(SIDE) if settings.strictly_later else F.asc(SIDE)
+    order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col("seq"), F.lit(0)), tie)
     following = F.lead(F.struct(SIDE, AT)).over(order)
     united = left.unionByName(right, allowMissingColumns=True).withColumn(NEXT, following)
     seconds = F.lit(int(settings.window_hours * 3600))

@@ -225,6 +225,7 @@ def _read_csv(spark: SparkSession, settings: Source, files: Snapshot, stream: bo
             paths if len(groups) > 1 else [settings.path],
             schema=schema,
             stream=stream,
+            many=files.files > MANY_FILES,
         )
         for names, paths in groups.items()
     ]
@@ -261,11 +262,12 @@ def _csv_part(
     *,
     schema: StructType | None,
     stream: bool,
+    many: bool,
 ) -> Raw:
     text = StructType([StructField(name, StringType()) for name in (*names, CORRUPT)])
     reader = (spark.readStream if stream else spark.read).schema(text).options(**options)
-    if options.get("header", "false").lower() == "true":
-        reader = reader.option("enforceSchema", "false")
+    if options.get("header", "false").lower() == "true" and many:
+        reader = reader.option("enforceSchema", "false")  # Spark compares the headers nobody looked at
     lines = _csv_lines(reader, paths)
     partitions = [name for name in lines.columns if name not in text.names]
     fields = [field for field in (schema or StructType()) if field.name in names]

@@ -69,6 +69,9 @@ class Attribution(Settings):
         description="canonical columns equal on both sides; must include a user, session or list"
     )
     window_hours: float = 24.0
+    strictly_later: bool = Field(
+        False, description="an event at the same (time, seq) does not count; for outcomes that are rows too"
+    )
 
 
 class Impressions(Settings):

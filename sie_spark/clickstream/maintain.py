@@ -1,0 +1,96 @@
+"""Upkeep of every table: files of a good size, old ones removed, promises checked, verbatim text let go."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.tables import CONSTRAINTS, commit_metadata, retried, session_settings
+from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata
+from sie_spark.platform.context import Context
+from sie_spark.platform.errors import DataError
+from sie_spark.platform.result import StageResult
+
+JOB = "maintain"
+FILE_BYTES = {
+    "spark.databricks.delta.optimize.minFileSize": str(128 << 20),
+    "spark.databricks.delta.optimize.maxFileSize": str(256 << 20),
+}
+
+
+def run(ctx: Context) -> StageResult:
+    """Check, compact and vacuum every table that exists; the rows of each stay the same.
+
+    Raises
+    ------
+    DataError
+        when a table lost a retention property or a CHECK constraint.
+    """
+    details: dict[str, Any] = {}
+    stamp = metadata(job=JOB, fingerprint="")
+    tables = [name for name in TABLES if ctx.catalog.exists(name)]
+    for name in tables:
+        _check_promises(ctx.catalog, name)
+    with commit_metadata(ctx.spark, stamp), session_settings(ctx.spark, FILE_BYTES):
+        if "quarantine" in tables:
+            details["unparsed_texts_removed"] = expire_unparsed(ctx, ctx.config.dataset.unparsed_days)
+        for name in tables:
+            table = ctx.catalog.sql_name(name)
+            # the statement gives one row: the path and a struct of counts
+            row = retried(lambda table=table: ctx.spark.sql(f"OPTIMIZE {table}").first())
+            ctx.spark.sql(f"VACUUM {table}").limit(1).count()
+            counts = row["metrics"].asDict() if row is not None else {}
+            details[name] = {
+                "files_added": counts.get("numFilesAdded"),
+                "files_removed": counts.get("numFilesRemoved"),
+            }
+    ctx.save_details(JOB, details)
+    return StageResult(outputs={name: ctx.catalog.ref(name) for name in tables}, details=details)
+
+
+def promises(catalog: Catalog, name: str) -> dict[str, str]:
+    """A table's properties, constraints among them."""
+    rows = catalog.spark.sql(f"SHOW TBLPROPERTIES {catalog.sql_name(name)}").collect()  # a row a property
+    return {row["key"]: row["value"] for row in rows}
+
+
+def _check_promises(catalog: Catalog, name: str) -> None:
+    have = promises(catalog, name)
+    wanted = {
+        **RETENTION,
+        **{f"delta.constraints.{key}": test for key, test in CONSTRAINTS.get(name, {}).items()},
+    }
+    lost = sorted(key for key, value in wanted.items() if have.get(key) != value)
+    if lost:
+        raise DataError(
+            f"table '{name}' lost {', '.join(lost)}",
+            remedy=f"set them again with ALTER TABLE {catalog.sql_name(name)}, or make the table anew",
+        )
+
+
+def expire_unparsed(ctx: Context, days: int) -> int:
+    """Remove the verbatim text of unparsable records that were quarantined more than ``days`` ago.
+
+    When a record came is told by the table's history: it is in the version that was newest ``days`` ago.
+    The row stays with its reasons and its id, so that the record is not taken in again.
+    """
+    table = ctx.catalog.sql_name("quarantine")
+    cutoff = datetime.now(UTC) - timedelta(days=days)
+    history = ctx.spark.sql(f"DESCRIBE HISTORY {table}").where(
+        F.col("timestamp") <= F.lit(cutoff.isoformat()).cast("timestamp")
+    )
+    row = history.agg(F.max("version")).first()
+    if row is None or row[0] is None:
+        return 0
+    then = ctx.catalog.read("quarantine", version=int(row[0])).where("unparsed IS NOT NULL")
+    then.select("record_id").distinct().createOrReplaceTempView("_sie_expired")
+    done = retried(
+        lambda: ctx.spark.sql(
+            f"MERGE INTO {table} t USING _sie_expired s ON t.record_id = s.record_id AND t.unparsed IS NOT NULL "
+            "WHEN MATCHED THEN UPDATE SET unparsed = NULL"
+        ).first()
+    )
+    ctx.spark.catalog.dropTempView("_sie_expired")
+    return int(done["num_updated_rows"]) if done is not None else 0
