@@ -121,7 +121,8 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
 
 def _figures(facts: Facts) -> dict[str, str]:
     evaluated, found = facts.of("evaluate"), {}
-    curves = {arm: evaluated.get("curves", {}).get(arm) for arm in ARMS}
+    shown = [arm for arm in ARMS if arm in evaluated.get("arms", {})]
+    curves = {arm: evaluated.get("curves", {}).get(arm) for arm in shown}
     curves = {arm: curve for arm, curve in curves.items() if curve and any(p["rate"] > 0 for p in curve)}
     if curves:
         found["calibration"] = figures.calibration(curves)

@@ -1,0 +1,178 @@
+"""The page in every state of a run, and with text that tries to be markup."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sie_spark.report import words
+from sie_spark.report.page import Facts, render, view
+
+sys.path.insert(0, str(Path(__file__).parent))
+from planted_facts import details, importance
+
+VOID = {"meta", "br", "path", "use", "rect", "circle", "img", "hr", "input", "link"}
+
+
+class Outline(HTMLParser):
+    """Text, tags and attributes; fails on a tag that is closed out of order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.said: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.links += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+        ]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.said.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.said))
+
+
+def facts(found: dict[str, Any] | None = None, **more: Any) -> Facts:
+    return Facts(
+        dataset=more.pop("dataset", "shop"),
+        details=details() if found is None else found,
+        importance=more.pop("importance", importance()),
+        tables=[("events", 1, 208_000), ("scores", 0, None)],
+        made=[("Configuration", "abc123")],
+        **more,
+    )
+
+
+def test_a_stranger_reads_the_verdict_first() -> None:
+    page = Outline(render(facts()))
+    text = page.text
+    assert text.index("Not shown to be as good as all rows") < text.index("The models side by side")
+    assert "Kept 15,600 of 156,000 training rows (10.0 %)" in text
+    assert "AUC .8754 [.8714, .8794] against .8762 with all rows; calibration 1.01" in text
+    assert "the same number of random rows: .8604" in text
+    assert "211,328 read = 208,000 events + 1,228 set aside + 2,100 duplicates" in text
+    for heading in ("Can I trust the subset?", "Which samples matter?", "What happened to the rows?"):
+        assert heading in text
+    assert page.tags.count("svg") == 5
+    assert "i1 · query text red shoes sale · price 31.5" in text
+    assert "Not run" not in text
+
+
+def test_it_stands_alone_and_is_the_same_every_time() -> None:
+    page = render(facts())
+    assert all(link.startswith("#") for link in Outline(page).links)
+    assert not re.search(r"https?://|@import|url\((?!#)", page)
+    assert "<script" not in page
+    assert page == render(facts())
+
+
+@pytest.mark.parametrize("missing", sorted(details()))
+def test_a_missing_stage_leaves_the_rest(missing: str) -> None:
+    found = {name: value for name, value in details().items() if name != missing}
+    text = Outline(render(facts(found))).text
+    if missing == "evaluate":
+        assert "Not evaluated yet" in text and "Not run: evaluate" in text
+    if missing == "ingest":
+        assert "set aside" not in text and "training samples" in text
+
+
+def test_nothing_has_run() -> None:
+    page = Outline(render(Facts("shop")))
+    assert "svg" not in page.tags
+    for stage in ("evaluate", "score, weigh", "ingest"):
+        assert f"Not run: {stage}" in page.text
+
+
+def test_arms_switched_off_and_no_bootstrap() -> None:
+    found = details()
+    found["evaluate"]["arms"].pop("full")
+    found["evaluate"]["arms"].pop("random")
+    found["evaluate"]["differences"] = []
+    text = Outline(render(facts(found))).text
+    assert "No comparison" in text and "random rows" not in text
+    found = details()
+    found["evaluate"]["intervals"] = {}
+    for entry in found["evaluate"]["differences"]:
+        for key in ("low", "high", "verdict"):
+            entry.pop(key)
+    assert "Not tested" in Outline(render(facts(found))).text
+
+
+def test_text_stays_text() -> None:
+    evil = '<script>alert("x")</script>&amp;'
+    found = details()
+    found["weigh"]["top"][0]["features"] = {evil: evil[:39], "item_id": "<b>1</b>"}
+    found["ingest"]["reasons"] = {evil: 3}
+    found["ingest"]["warnings"] = {evil: 3}
+    marked = {**importance(), "score": evil}
+    page = render(facts(found, dataset=evil, importance=marked))
+    assert "<script" not in page and "<b>1" not in page
+    outline = Outline(page)
+    assert evil in outline.text and "script" not in outline.tags
+
+
+@pytest.mark.parametrize(
+    ("change", "half", "tone", "title"),
+    [
+        (0.002, 0.0005, "good", "No worse than all rows"),
+        (-0.01, 0.0005, "bad", "Worse than all rows"),
+        (-0.001, 0.002, "open", "Not shown to be as good as all rows"),
+    ],
+)
+def test_verdicts(change: float, half: float, tone: str, title: str) -> None:
+    said = words.headline(details(change, half)["evaluate"])
+    assert (said.tone, said.title) == (tone, title)
+    assert "margin" not in said.why and "{" not in said.why
+
+
+def test_cautions_name_what_is_wrong() -> None:
+    found = copy.deepcopy(details())
+    found["weigh"]["arms"]["weighted"] |= {"biased": True, "policy": "exp_score", "corrects_by": "none"}
+    said = " ".join(words.cautions(found, simulated=True))
+    assert "exp_score" in said and "biased" in said and "1.20 clicks" in said
+    assert "1,520 positive" in said and "device:set" in said and "simulated" in said
+
+
+def test_numbers_are_written_one_way() -> None:
+    assert words.ratio(0.87416) == ".8742" and words.ratio(1.0) == "1.0000" and words.ratio(None) == "–"
+    assert words.signed(-0.0012) == "−.0012" and words.signed(0.0) == "+.0000"
+    assert words.seconds(3.21) == "3.2 s" and words.seconds(245.4) == "4 min 05 s"
+    assert words.readable({"a": None, "b": 0, "price_eur": 1.23456, "c": "x"}) == "price eur 1.23 · c x"
+
+
+def test_every_bar_fits() -> None:
+    steps = view(facts())["flow"]
+    assert max(step["width"] for step in steps) == 100 and min(step["width"] for step in steps) >= 0
+    assert [step["name"] for step in steps][:4] == [
+        "records read",
+        "set aside (quarantine)",
+        "duplicates dropped",
+        "events",
+    ]
