@@ -14,7 +14,7 @@ from sie_spark.gradients.forms import Dense, Form, Rows, matrix_shape
 __all__ = ["Directions"]
 
 # Floats in one temporary block, so that a product and its reduction meet in the cache of one core.
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 
 
 class Directions:
@@ -22,7 +22,7 @@ class Directions:
 
     Args:
         vectors: name of a vector -> (name of a parameter -> tensor of that parameter's shape). A
-            parameter that a vector leaves out counts as zeros.
+            parameter that a vector leaves out counts as zeros. They must not change afterwards.
     """
 
     def __init__(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -63,13 +63,17 @@ class Directions:
             into[:, columns] += products
 
     def _stack(self, name: str, like: Tensor, *, transpose: bool) -> tuple[Tensor, list[int]]:
-        """The vectors of one parameter as [p, K, q] (or [q, K, p]), with the columns they fill."""
+        """The vectors of one parameter as [p, K, q] (or [q, K, p]), with the columns they fill.
+
+        Side by side, one random access to a table's row serves all vectors; a single one is not copied.
+        """
         key = (name, transpose, like.dtype, like.device)
         if key not in self._stacked:
             chosen = [(k, vector[name]) for k, vector in enumerate(self._vectors.values()) if name in vector]
             matrices = [v.detach().to(like).reshape(matrix_shape(v.shape)) for _, v in chosen]
-            stacked = torch.stack([m.mT if transpose else m for m in matrices], dim=1).contiguous()
-            self._stacked[key] = stacked, [k for k, _ in chosen]
+            matrices = [m.mT if transpose else m for m in matrices]
+            stacked = matrices[0].unsqueeze(1) if len(matrices) == 1 else torch.stack(matrices, dim=1)
+            self._stacked[key] = stacked.contiguous(), [k for k, _ in chosen]
         return self._stacked[key]
 
 
@@ -77,10 +81,10 @@ def _outer(left: Tensor, right: Tensor, stacked: Tensor) -> Tensor:
     """``sum_t left_t^T V_k right_t`` for stacked [a, K, b], left [N, T, a], right [N, T, b] -> [N, K]."""
     a, k, b = stacked.shape
     steps = left.shape[1]
-    block = max(1, _BLOCK // (steps * k * b))
+    block = max(1, _BLOCK // max(1, steps * k * b))
     flat = stacked.view(a, k * b)
     parts = [
-        (u @ flat).view(-1, steps, k, b).mul_(v.unsqueeze(2)).sum(dim=(1, 3))
+        torch.unflatten(u @ flat, -1, (k, b)).mul_(v.unsqueeze(2)).sum(dim=(1, 3))
         for u, v in zip(torch.split(left, block), torch.split(right, block), strict=True)
     ]
     return torch.cat(parts)
@@ -94,11 +98,15 @@ def _rows(form: Rows, stacked: Tensor) -> Tensor:
     if form.delta.shape[1] == 1 and positions != 1:
         scale = form.delta.new_ones(form.ids.shape) if form.scale is None else form.scale
         pooled = functional.embedding_bag(form.ids, flat, per_sample_weights=scale, mode="sum")
-        return torch.einsum("nkq,nq->nk", pooled.view(-1, k, q), form.delta.squeeze(1))
+        return (pooled.view(-1, k, q) * form.delta).sum(dim=2)
     delta = form.delta if form.scale is None else form.delta * form.scale.unsqueeze(-1)
     block = max(1, _BLOCK // max(1, positions * k * q))
     parts = [
-        functional.embedding(ids, flat).view(-1, positions, k, q).mul_(d.unsqueeze(2)).sum(dim=(1, 3))
+        # Two sums: over positions with k q entries side by side, then the few that are left.
+        torch.unflatten(functional.embedding(ids, flat), -1, (k, q))
+        .mul_(d.unsqueeze(2))
+        .sum(dim=1)
+        .sum(dim=2)
         for ids, d in zip(torch.split(form.ids, block), torch.split(delta, block), strict=True)
     ]
     return torch.cat(parts)
