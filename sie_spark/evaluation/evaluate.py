@@ -102,7 +102,8 @@ def _predict(ctx: Context, test: DataFrame, arms: list[ArmModel], fingerprint: s
     for name, (index, ids) in categories.items():
         test = test.withColumn(f"slice_{name}", counts.frequency_slice(ids, index))
     keep = (*KEEP, *(f"slice_{name}" for name in categories))
-    fields = [test.schema[name] for name in keep]
+    # what Arrow hands back is nullable, and Spark compares that too
+    fields = [StructField(name, test.schema[name].dataType) for name in keep]
     added = [
         StructField("arm", StringType()),
         StructField("logit", DoubleType()),
