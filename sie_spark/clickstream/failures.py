@@ -75,7 +75,7 @@ def explain(error: Exception, source: str) -> SourceError:
     """The :class:`SourceError` that says what one of Spark's exceptions means for this source."""
     text = str(error)
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)[:300]
-    files = _FILE.findall(text)
+    files = [file.rstrip(".:;") for file in _FILE.findall(text) if "/_staging/" not in file]
     where = files[0] if files else source
     place = {"source": source, "file": where, "first": first}
     for words, message, remedy in _KNOWN:

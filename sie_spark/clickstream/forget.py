@@ -85,7 +85,8 @@ def _delete(ctx: Context, table: str, person: DataFrame, samples: DataFrame | No
     elif table == "quarantine":
         # records hold the hash; a text that could not be parsed may hold the name itself
         in_record = F.coalesce(F.contains(F.col("record"), F.col("user_id")), F.lit(False))
-        in_text = F.coalesce(F.contains(F.col("unparsed"), F.col("raw")), F.lit(False))
+        word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
+        in_text = F.coalesce(F.regexp_like(F.col("unparsed"), word), F.lit(False))
         theirs = rows.crossJoin(F.broadcast(person)).where(in_record | in_text)
         key, who = "record_id", theirs.select("record_id").distinct()
     elif "sample_id" in rows.columns and samples is not None:

@@ -15,6 +15,7 @@ from sie_spark.clickstream.failures import readable
 from sie_spark.clickstream.pseudonyms import load_key
 from sie_spark.clickstream.sources import Snapshot, read, snapshot
 from sie_spark.clickstream.staging import (
+    FOLDER,
     Batch,
     Counts,
     Fate,
@@ -64,6 +65,8 @@ def run(ctx: Context) -> StageResult:
     """
     with session_settings(ctx.spark, LENIENT):
         files = snapshot(ctx.spark, ctx.config.dataset.source)
+        if ctx.config.dataset.source.incremental:
+            return _incremental(ctx, files)
         fingerprint = batch_fingerprint(ctx, files)
         done = _ledger(ctx, fingerprint)
         if done is not None and not ctx.config.run.force and ctx.catalog.exists("events"):
@@ -74,9 +77,13 @@ def run(ctx: Context) -> StageResult:
             counts = _stage(ctx, files, fingerprint)
         else:
             ctx.progress.say(f"going on with a staged batch of {counts.read:,} rows")
-        _check(ctx, counts)
-        batch = distinct_rows(ctx, fingerprint, counts)
-        fate = publish(ctx, batch, counts, fingerprint)
+        return _publish(ctx, files, counts, fingerprint)
+
+
+def _publish(ctx: Context, files: Snapshot, counts: Counts, fingerprint: str) -> StageResult:
+    _check(ctx, counts)
+    batch = distinct_rows(ctx, fingerprint, counts)
+    fate = publish(ctx, batch, counts, fingerprint)
     details = _details(ctx, files, counts, fate)
     ctx.root.write_bytes(json.dumps(details, sort_keys=True).encode(), LEDGER, f"{fingerprint}.json")
     ctx.save_details(JOB, details)
@@ -86,6 +93,43 @@ def run(ctx: Context) -> StageResult:
         f" + {fate.duplicate:,} duplicates"
     )
     return _result(ctx, details)
+
+
+def _incremental(ctx: Context, files: Snapshot) -> StageResult:
+    """Only what came since the last run: a stream that stops at the end lands rows, then they are a batch.
+
+    Landed rows are removed after they are published. Killed in between, the next run publishes them, and
+    those that were published already are duplicates.
+    """
+    dataset = ctx.config.dataset
+    mapping = mapping_digest(ctx)
+    landing = ctx.root.path(FOLDER, f"landing-{mapping}")
+    raw = read(ctx.spark, dataset.source, files, stream=True)
+    key = load_key(ctx.root, say=ctx.progress.warn)
+    canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
+    with readable(str(dataset.source.path)):
+        query = (
+            canonical.frame.writeStream.format("delta")
+            .option("checkpointLocation", ctx.root.path("checkpoints", f"{JOB}-{mapping}"))
+            .trigger(availableNow=True)
+            .start(landing)
+        )
+        query.awaitTermination()
+    landed = ctx.spark.read.format("delta").load(landing)
+    row = ctx.spark.sql(f"DESCRIBE HISTORY delta.`{landing}` LIMIT 1").select("version").first()
+    version = int(row[0]) if row is not None else 0
+    if landed.isEmpty():
+        if not ctx.catalog.exists("events"):
+            _check(ctx, Counts(0, 0))
+        nothing = {**_details(ctx, files, Counts(0, 0), Fate(0, 0, 0, 0))}
+        return _result(ctx, nothing, skipped=True)
+    fingerprint = digest([mapping, "landing", version])
+    counts = load_counts(ctx.root, fingerprint)
+    if counts is None:
+        counts = stage(ctx, replace(canonical, frame=landed), fingerprint)
+    result = _publish(ctx, files, counts, fingerprint)
+    ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
+    return result
 
 
 def batch_fingerprint(ctx: Context, files: Snapshot) -> str:

@@ -88,7 +88,10 @@ def snapshot(spark: SparkSession, settings: Source) -> Snapshot:
         ).first()
         names = [row[0] for row in files.select("path").orderBy("path").limit(MANY_FILES).collect()]
     if total is None or not total[0]:
-        raise SourceError(f"{path}: no files there", remedy="check --source (dataset.source.path)")
+        raise SourceError(
+            f"{path}: holds no records: no files there, or only empty ones",
+            remedy="check --source (dataset.source.path)",
+        )
     return Snapshot(int(total[0]), int(total[1] or 0), digest([str(value) for value in total]), tuple(names))
 
 

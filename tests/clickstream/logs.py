@@ -11,10 +11,10 @@ DAY = 86_400
 START = 1_709_251_200  # 2024-03-01 00:00 UTC
 
 
-def settings(source: Path, **dataset: Any) -> dict[str, Any]:
+def settings(path: Path, **dataset: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "name": "log",
-        "source": {"path": str(source), "format": "json", "columns": COLUMNS},
+        "source": {"path": str(path), "format": "json", "columns": COLUMNS},
         "event_time": {"expression": "ts", "format": "epoch_seconds"},
         "columns": {
             "event_type": "kind",

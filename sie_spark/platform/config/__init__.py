@@ -3,6 +3,7 @@
 from sie_spark.platform.config.dataset import (
     Attribution,
     Dataset,
+    EventTime,
     Feature,
     History,
     Impressions,
@@ -31,6 +32,7 @@ __all__ = [
     "Config",
     "Dataset",
     "Evaluation",
+    "EventTime",
     "Feature",
     "History",
     "Importance",

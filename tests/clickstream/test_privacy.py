@@ -1,0 +1,156 @@
+"""Identifiers: hashed by HMAC before anything is written; the key and the names are nowhere to be found."""
+
+import hashlib
+import hmac
+import json
+from pathlib import Path
+
+import pytest
+
+from sie_spark.clickstream import forget, ingest, maintain, samples
+from sie_spark.clickstream.canonical import canonicalise
+from sie_spark.clickstream.pseudonyms import ENVIRONMENT, load_key, pseudonym_of
+from sie_spark.clickstream.sources import read, snapshot
+from sie_spark.platform.errors import DataError, PlatformError
+from sie_spark.platform.root import Root
+from tests.clickstream.logs import START, event, rows, settings, write
+
+KEY = "a-key-of-the-test-7f3a"
+
+
+def oracle(value: str) -> str:
+    return hmac.new(KEY.encode(), value.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def test_the_key_of_a_root(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    said: list[str] = []
+    root = Root(tmp_path)
+    key = load_key(root, say=said.append)
+    assert len(key) == 64 and load_key(root, say=said.append) == key and len(said) == 1
+    assert (tmp_path / ".pseudonym_key").stat().st_mode & 0o777 == 0o600
+    assert key.decode() not in said[0]
+    monkeypatch.setenv(ENVIRONMENT, KEY)
+    assert load_key(root, say=said.append) == KEY.encode()
+    monkeypatch.delenv(ENVIRONMENT)
+    with pytest.raises(PlatformError, match="no key for pseudonyms"):
+        load_key(Root("s3://bucket/prefix"), say=said.append)
+
+
+@pytest.mark.parametrize("key", [KEY, "k" * 64, "long" * 40])
+def test_pseudonyms_are_hmac_sha256(key: str) -> None:
+    by_library = hmac.new(key.encode(), "ünï".encode(), hashlib.sha256).hexdigest()[:32]
+    assert pseudonym_of("ünï", key.encode()) == by_library
+
+
+def everything_under(root: Path) -> bytes:
+    texts = [file.read_bytes() for file in root.rglob("*") if file.is_file()]
+    return b"\n".join(texts)
+
+
+@pytest.mark.spark
+def test_no_name_and_no_key_anywhere(make_context, tmp_path: Path, monkeypatch, spark) -> None:
+    monkeypatch.setenv(ENVIRONMENT, KEY)
+    # uncompressed, so that a search through bytes would find a name
+    spark.conf.set("spark.sql.parquet.compression.codec", "uncompressed")
+    log = write(
+        tmp_path / "log.json",
+        event("1", user="Xanthippe", session="sess-Xanthippe"),
+        event("2", user="Xanthippe", session="sess-Xanthippe", price="cheap"),
+        event("3", user="Diotima", session="sess-Diotima", ts=START + 60),
+    )
+    config = settings(log, impressions={"event": "event_type = 'view'"}, history={"types": ["view"]})
+    ctx = make_context(config)
+    try:
+        ingest.run(ctx)
+        samples.run(ctx)
+    finally:
+        spark.conf.unset("spark.sql.parquet.compression.codec")
+    bytes_ = everything_under(Path(ctx.root.uri))
+    for secret in ("Xanthippe", "Diotima", KEY):
+        assert secret.encode() not in bytes_
+    events = {row["key"]: row for row in rows(ctx.catalog.read("events"))}
+    assert events["1"]["user_id"] == oracle("Xanthippe")
+    assert events["3"]["session_id"] == oracle("sess-Diotima")
+    record = json.loads(rows(ctx.catalog.read("quarantine"))[0]["record"])
+    assert record["user"] == oracle("Xanthippe") and record["price"] == "cheap"
+
+    raw = read(spark, ctx.config.dataset.source, snapshot(spark, ctx.config.dataset.source))
+    frame = canonicalise(raw, ctx.config.dataset, KEY.encode(), spark, {}).frame
+    frame.collect()  # the adaptive plan is final after it ran
+    for mode in ("extended", "codegen", "formatted", "cost"):
+        text = frame._explain_string(mode=mode) if hasattr(frame, "_explain_string") else plan(frame, mode)
+        for secret in (KEY, KEY.encode().hex(), bytes(b ^ 0x36 for b in KEY.encode()).hex()):
+            assert secret.lower() not in text.lower()
+        assert "_sie_inner" in text or mode == "codegen"
+
+
+def plan(frame, mode: str) -> str:
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        frame.explain(mode=mode)
+    return out.getvalue()
+
+
+@pytest.mark.spark
+def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark) -> None:
+    monkeypatch.setenv(ENVIRONMENT, KEY)
+    log = write(
+        tmp_path / "log.json",
+        event("1", user="Xanthippe"),
+        event("2", user="Xanthippe", price="cheap"),
+        event("3", user="Diotima", ts=START + 60),
+        '{"user": "Xanthippe", "torn',
+        '{"user": "Xanthippes", "torn',
+    )
+    config = settings(log, impressions={"event": "event_type = 'view'"}, history={"types": ["view"]})
+    ctx = make_context(config)
+    ingest.run(ctx)
+    samples.run(ctx)
+    # what later stages would have made
+    ids = ctx.catalog.read("impressions").selectExpr("xxhash64(impression_id) AS sample_id", "event_date")
+    ctx.catalog.replace(ids.selectExpr("*", "'train' AS split"), "samples", fingerprint="x", job="encode")
+    ctx.root.write_bytes(b'{"fingerprint": "abc"}', "models", "reference", "current.json")
+
+    result = forget.run(ctx, user="Xanthippe", at_once=True)
+    assert result.details["removed"] == {"samples": 1, "impressions": 1, "quarantine": 2, "events": 1}
+    assert result.details["had_seen"] == {"training_sets": ["samples"], "models": {"reference": "abc"}}
+    assert set(result.details["no_longer_rebuilt"]) == {"samples", "impressions", "events"}
+    for table, left in (("events", 1), ("impressions", 1), ("samples", 1), ("quarantine", 1)):
+        frame = ctx.catalog.read(table)
+        assert frame.count() == left
+        current = {Path(file.split(":", 1)[-1]).name for file in frame.inputFiles()}
+        on_disk = {
+            file.name
+            for file in Path(ctx.catalog.path(table)).rglob("*.parquet")
+            if "_delta_log" not in str(file)
+        }
+        assert on_disk == current  # no older file holds them
+        history = json.dumps(
+            [str(row) for row in rows(spark.sql(f"DESCRIBE HISTORY {ctx.catalog.sql_name(table)}"))]
+        )
+        assert "Xanthippe" not in history and oracle("Xanthippe") not in history
+    # nothing else changed, and the next run does not bring them back
+    assert ingest.run(ctx).skipped
+    samples.run(ctx)
+    assert ctx.catalog.read("impressions").count() == 1
+    with pytest.raises(DataError, match="no table holds rows of this user"):
+        forget.run(ctx, user="Xanthippe")
+
+
+@pytest.mark.spark
+def test_upkeep_keeps_rows_and_lets_verbatim_text_go(make_context, tmp_path: Path, spark) -> None:
+    ctx = make_context(settings(write(tmp_path / "log.json", event("1"), '{"torn'), unparsed_days=0))
+    ingest.run(ctx)
+    before = rows(ctx.catalog.read("events"))
+    result = maintain.run(ctx)
+    assert rows(ctx.catalog.read("events")) == before
+    assert result.details["unparsed_texts_removed"] == 1
+    held = rows(ctx.catalog.read("quarantine"))
+    assert len(held) == 1 and held[0]["unparsed"] is None and held[0]["reasons"] == ["unparsable"]
+    spark.sql(f"ALTER TABLE {ctx.catalog.sql_name('events')} DROP CONSTRAINT rate")
+    with pytest.raises(DataError, match="lost delta.constraints.rate"):
+        maintain.run(ctx)

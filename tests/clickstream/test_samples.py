@@ -1,0 +1,277 @@
+"""Samples: labels and history against slow derivations in plain Python, and no look into the future."""
+
+import random
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from sie_spark.clickstream import ingest, samples
+from tests.clickstream.logs import DAY, START, event, rows, settings, write
+
+pytestmark = pytest.mark.spark
+
+LIST_COLUMNS = (
+    "id STRING, kind STRING, ts BIGINT, user STRING, session STRING, item STRING, price DOUBLE, step INT, "
+    "items STRING, prices STRING"
+)
+LISTS = {
+    "source": {"columns": LIST_COLUMNS},
+    "columns": {
+        "event_type": "kind",
+        "seq": "step",
+        "user_id": "user",
+        "session_id": "session",
+        "item_id": "item",
+        "items": "split(items, '[|]')",
+        "prices": "transform(split(prices, '[|]'), p -> try_cast(p AS DOUBLE))",
+        "key": "id",
+    },
+    "impressions": {
+        "event": "event_type = 'clickout'",
+        "items": "items",
+        "parallel": {"price": "prices"},
+        "list_relative": ["price"],
+        "click": "item_id = event_item_id",
+    },
+    "history": {"types": ["view", "clickout"], "session": True, "recent_items": 3},
+    "group": "session_id",
+}
+
+
+def random_log(seed: int, sessions: int = 12) -> list[dict]:
+    """Sessions with many tied timestamps; steps order some ties, and are missing for others."""
+    draw = random.Random(seed)
+    log = []
+    for s in range(sessions):
+        ts = START + draw.randrange(DAY)
+        for step in range(draw.randrange(1, 15)):
+            ts += draw.choice([0, 0, 5, 60])
+            item = f"i{draw.randrange(4)}"
+            row = event(
+                f"{s}-{step}",
+                ts=ts,
+                session=f"s{s}",
+                user=f"u{s}",
+                item=item,
+                step=None if s % 3 == 0 else step,
+            )
+            if draw.random() < 0.4:
+                shown = draw.sample([f"i{n}" for n in range(6)], draw.randrange(1, 6))
+                row |= {
+                    "kind": "clickout",
+                    "items": "|".join(shown),
+                    "prices": "|".join(str(draw.randrange(1, 99)) for _ in shown),
+                }
+            log.append(row)
+    return log
+
+
+def history_by_hand(log: list[dict]) -> dict[tuple[str, int], dict]:
+    """One pass over all pairs of rows: everything about an impression from its definition."""
+    out = {}
+    for row in log:
+        if row["kind"] != "clickout":
+            continue
+        moment = (row["ts"], row["step"] or 0)
+        before = [o for o in log if o["session"] == row["session"] and (o["ts"], o["step"] or 0) < moment]
+        before.sort(key=lambda o: (o["ts"], o["step"] or 0))
+        shown, prices = row["items"].split("|"), [float(p) for p in row["prices"].split("|")]
+        counts = {item: [o for o in before if o["item"] == item] for item in shown}
+        total = sum(len(found) for found in counts.values())
+        for position, (item, price) in enumerate(zip(shown, prices, strict=True), 1):
+            on_item = counts[item]
+            out[row["id"], position] = {
+                "item_id": item,
+                "click": int(item == row["item"]),
+                "price": price,
+                "price_rank": 1 + sum(p < price for p in prices),
+                "price_ratio": pytest.approx(price / (sum(prices) / len(prices))),
+                "list_size": len(shown),
+                "hist_events": len(on_item),
+                "hist_view": sum(o["kind"] == "view" for o in on_item),
+                "hist_clickout": sum(o["kind"] == "clickout" for o in on_item),
+                "hist_seconds_since": row["ts"] - on_item[-1]["ts"] if on_item else None,
+                "hist_session_events": len(before),
+                "hist_list_events": total,
+                "hist_list_share": pytest.approx(len(on_item) / total if total else 0.0),
+            }
+    return out
+
+
+def test_lists_and_history_against_a_derivation_by_hand(make_context, tmp_path: Path) -> None:
+    log = random_log(1)
+    ctx = make_context(settings(write(tmp_path / "log.json", *log), **LISTS))
+    ingest.run(ctx)
+    result = samples.run(ctx)
+    keys = {row["event_id"]: row["key"] for row in rows(ctx.catalog.read("events"))}
+    held = {(keys[row["event_id"]], row["position"]): row for row in rows(ctx.catalog.read("impressions"))}
+    by_hand = history_by_hand(log)
+    assert set(held) == set(by_hand)
+    for key, wanted in by_hand.items():
+        assert {name: held[key][name] for name in wanted} == wanted, key
+    assert result.metrics["impressions"] == len(by_hand)
+    # last item: where no ties blur which one it was
+    for row in log:
+        if row["kind"] != "clickout" or row["step"] is None:
+            continue
+        before = [
+            o
+            for o in log
+            if o["session"] == row["session"] and (o["ts"], o["step"]) < (row["ts"], row["step"])
+        ]
+        last = max(before, key=lambda o: (o["ts"], o["step"]))["item"] if before else None
+        recent = [o["item"] for o in sorted(before, key=lambda o: (-o["ts"], -o["step"]))][:3]
+        shown = row["items"].split("|")
+        for position, item in enumerate(shown, 1):
+            found = held[row["id"], position]
+            assert found["hist_last_is_item"] == int(item == last)
+            assert found["hist_last_distance"] == (
+                position - shown.index(last) - 1 if last in shown else None
+            )
+            assert found["recent_items"] == recent
+    again = samples.run(ctx)
+    assert again.skipped and again.outputs == result.outputs and again.metrics == result.metrics
+
+
+def test_a_planted_future_event_changes_nothing(make_context, tmp_path: Path) -> None:
+    log = random_log(2, sessions=5)
+    last = {row["session"]: row for row in log}  # the newest event of each session
+    planted = [
+        event(f"planted-{s}", ts=row["ts"] + offset, session=s, user=row["user"], step=row["step"], item="i1")
+        for s, row in last.items()
+        for offset in (0, 1)  # tied with the newest event, and after it
+    ]
+    frames = []
+    for name, records in (("plain", log), ("planted", [*log, *planted])):
+        ctx = make_context(
+            settings(write(tmp_path / f"{name}.json", *records), **LISTS), root=tmp_path / name
+        )
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / ".pseudonym_key").write_text("the same key in both roots")
+        ingest.run(ctx)
+        samples.run(ctx)
+        frames.append({row["impression_id"]: row for row in rows(ctx.catalog.read("impressions"))})
+    assert frames[0] and frames[0] == frames[1]
+
+
+SHOP = {
+    "columns": {
+        "event_type": "kind",
+        "seq": "step",
+        "user_id": "user",
+        "session_id": "session",
+        "item_id": "item",
+        "list_id": "session",
+        "key": "id",
+    },
+    "impressions": {
+        "event": "event_type = 'shown'",
+        "list_id": "list_id",
+        "click_event": {
+            "event": "event_type = 'click'",
+            "match": ["session_id", "item_id"],
+            "window_hours": 1,
+        },
+        "conversion_event": {
+            "event": "event_type = 'buy'",
+            "match": ["user_id", "item_id"],
+            "window_hours": 48,
+        },
+    },
+    "history": {"types": ["click"], "session": False, "rates": ["item_id"], "rate_strength": 2.0},
+    "maturity_hours": 48,
+    "group": "user_id",
+}
+
+
+def shop_log() -> list[dict]:
+    at = lambda day, second: START + day * DAY + second  # noqa: E731
+    return [
+        event("s1", kind="shown", ts=at(0, 10)),
+        event("s1b", kind="shown", ts=at(0, 30)),  # shown again: the click belongs to the later one
+        event("c1", kind="click", ts=at(0, 40)),
+        event("s2", kind="shown", ts=at(0, 50), item="i2"),
+        event("late-click", kind="click", ts=at(0, 50 + 3601), item="i2"),  # out of the window
+        event("b1", kind="buy", ts=at(1, 40)),  # a day after the click
+        event("b-other", kind="buy", ts=at(1, 41), user="bob"),
+        event("s3", kind="shown", ts=at(1, 5), session="s3", user="bob"),
+        event("s4", kind="shown", ts=at(2, 5), session="s4", user="bob"),
+        event("c4", kind="click", ts=at(2, 9), session="s4", user="bob"),
+        event("s5", kind="shown", ts=at(3, 5), session="s5", user="eve", item="i2"),
+    ]
+
+
+def read_shop(ctx) -> dict[str, dict]:
+    keys = {row["event_id"]: row["key"] for row in rows(ctx.catalog.read("events"))}
+    return {keys[row["event_id"]]: row for row in rows(ctx.catalog.read("impressions"))}
+
+
+def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write(log / "1.json", *shop_log())
+    ctx = make_context(settings(log, **SHOP))
+    ingest.run(ctx)
+    first = samples.run(ctx)
+    held = read_shop(ctx)
+    assert {key: row["click"] for key, row in held.items()} == {
+        "s1": 0,
+        "s1b": 1,
+        "s2": 0,
+        "s3": 0,
+        "s4": 1,
+        "s5": 0,
+    }
+    assert {key for key, row in held.items() if row["conversion"]} == {"s1b"}
+    assert held["s1b"]["conversion_delay_s"] == DAY  # from the click, not from the impression
+    assert {key for key, row in held.items() if row["label_mature"]} == {"s1", "s1b", "s2", "s3"}
+    # as of the day before: nothing on day 0; on day 1 i1 was shown twice and clicked once, 1 of 3 overall
+    assert (held["s1"]["rate_item_id"], held["s1"]["count_item_id"]) == (None, 0)
+    assert held["s3"]["count_item_id"] == 2
+    assert held["s3"]["rate_item_id"] == pytest.approx((1 + 2.0 * (1 / 3)) / (2 + 2.0))
+    assert held["s4"]["count_item_id"] == 3
+    assert held["s4"]["rate_item_id"] == pytest.approx((1 + 2.0 * (1 / 4)) / (3 + 2.0))
+    assert held["s5"]["rate_item_id"] == pytest.approx((0 + 2.0 * (2 / 5)) / (1 + 2.0))
+    assert len(first.details["dates_rebuilt"]) == 4
+
+    # bob's purchase of day 3 arrives late: only the date of his click changes
+    write(log / "2.json", event("b4", kind="buy", ts=START + 3 * DAY + 1, user="bob"))
+    ingest.run(ctx)
+    second = samples.run(ctx)
+    assert second.details["dates_rebuilt"] == ["2024-03-03"]
+    after = read_shop(ctx)
+    assert after["s4"]["conversion"] == 1 and after["s4"]["conversion_delay_s"] == DAY + 1 - 9
+    assert {key: row for key, row in after.items() if key != "s4"} == {
+        k: r for k, r in held.items() if k != "s4"
+    }
+
+    # a late impression of day 1 changes the rates of every later day, and nothing before
+    write(log / "3.json", event("s6", kind="shown", ts=START + DAY + 7, session="s6", user="kim"))
+    ingest.run(ctx)
+    third = samples.run(ctx)
+    assert third.details["dates_rebuilt"] == ["2024-03-02", "2024-03-03", "2024-03-04"]
+    whole = make_context(settings(log, **SHOP), root=tmp_path / "whole")
+    (tmp_path / "whole" / ".pseudonym_key").write_bytes((Path(ctx.root.uri) / ".pseudonym_key").read_bytes())
+    ingest.run(whole)
+    samples.run(whole)
+    assert read_shop(whole) == read_shop(ctx)  # step by step and all at once: the same rows
+
+
+def test_sessions_are_cut_where_a_user_was_inactive(make_context, tmp_path: Path) -> None:
+    quiet = [0, 100, 100 + 1800, 100 + 1800 + 1801, DAY - 10, DAY + 10]  # the last two: over midnight
+    log = [event(str(n), kind="shown", ts=START + ts, session=None) for n, ts in enumerate(quiet)]
+    log.append(event("nobody", kind="shown", ts=START, session=None, user=None))
+    config = settings(
+        write(tmp_path / "log.json", *log),
+        impressions={"event": "event_type = 'shown'", "session_gap_minutes": 30},
+        history={"types": ["shown"]},
+    )
+    ctx = make_context(config)
+    ingest.run(ctx)
+    samples.run(ctx)
+    held = read_shop(ctx)
+    sessions = [held[str(n)]["session_id"] for n in range(len(quiet))]
+    assert sessions[0] == sessions[1] == sessions[2] != sessions[3] != sessions[4] == sessions[5]
+    assert [held[str(n)]["hist_session_events"] for n in range(len(quiet))] == [0, 1, 2, 0, 0, 1]
+    assert held["nobody"]["session_id"] is None and held["nobody"]["hist_session_events"] == 0
+    assert held["5"]["event_ts"] - held["4"]["event_ts"] == timedelta(seconds=20)
