@@ -65,7 +65,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, *, materialise: Collection[str] = (), block: int | None = 2048
+        self, model: nn.Module, *, materialise: Collection[str] = (), block: int | None = 1536
     ) -> None:
         self.model = model
         self.block = block
@@ -223,7 +223,7 @@ def per_sample(
     loss: Loss,
     *quantities: Quantity,
     materialise: Collection[str] = (),
-    block: int | None = 2048,
+    block: int | None = 1536,
 ) -> Result:
     """Exact per-sample gradient quantities over all trainable parameters, from one shared pass.
 
