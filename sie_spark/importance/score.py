@@ -99,8 +99,10 @@ def score_rows(rows: DataFrame, function: ScoreRows) -> DataFrame:
     """The rows with the columns of :func:`score_columns` (all double) appended."""
     from pyspark.sql.types import DoubleType, StructField, StructType
 
+    # Arrow says of no column that it cannot be null
+    kept = [StructField(field.name, field.dataType) for field in rows.schema.fields]
     added = [StructField(name, DoubleType()) for name in score_columns(function.scorers)]
-    return rows.mapInArrow(function, StructType([*rows.schema.fields, *added]))
+    return rows.mapInArrow(function, StructType([*kept, *added]))
 
 
 def task_threads(spark: SparkSession) -> int:
