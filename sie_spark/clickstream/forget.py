@@ -12,6 +12,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from sie_spark.clickstream.maintain import LOCAL
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
 from sie_spark.clickstream.tables import commit_metadata, retried, session_settings
 from sie_spark.platform.catalog import TABLES, metadata
@@ -112,7 +113,7 @@ def _commit(ctx: Context, table: str, key: str, who: DataFrame, dates: list[str]
 
 
 def _erase_history(ctx: Context, table: str) -> None:
-    with session_settings(ctx.spark, NOW):
+    with session_settings(ctx.spark, {**NOW, **(LOCAL if ctx.root.is_local else {})}):
         ctx.spark.sql(f"REORG TABLE {table} APPLY (PURGE)").limit(1).count()
         ctx.spark.sql(f"VACUUM {table} RETAIN 0 HOURS").limit(1).count()
 

@@ -18,6 +18,8 @@ FILE_BYTES = {
     "spark.databricks.delta.optimize.minFileSize": str(128 << 20),
     "spark.databricks.delta.optimize.maxFileSize": str(256 << 20),
 }
+# a local VACUUM would list a handful of folders with thousands of tasks
+LOCAL = {"spark.sql.sources.parallelPartitionDiscovery.parallelism": "4"}
 
 
 def run(ctx: Context) -> StageResult:
@@ -33,7 +35,8 @@ def run(ctx: Context) -> StageResult:
     tables = [name for name in TABLES if ctx.catalog.exists(name)]
     for name in tables:
         _check_promises(ctx.catalog, name)
-    with commit_metadata(ctx.spark, stamp), session_settings(ctx.spark, FILE_BYTES):
+    settings = {**FILE_BYTES, **(LOCAL if ctx.root.is_local else {})}
+    with commit_metadata(ctx.spark, stamp), session_settings(ctx.spark, settings):
         if "quarantine" in tables:
             details["unparsed_texts_removed"] = expire_unparsed(ctx, ctx.config.dataset.unparsed_days)
         for name in tables:

@@ -1,0 +1,188 @@
+"""Sources: formats, drift, streams, and two runs at once."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sie_spark.clickstream import ingest
+from sie_spark.platform.errors import SourceError
+from tests.clickstream.logs import COLUMNS, event, rows, settings, write
+
+pytestmark = pytest.mark.spark
+CSV_COLUMNS = "id,kind,ts,user,session,item,price,step"
+
+
+def line(record: dict) -> str:
+    return ",".join("" if value is None else str(value) for value in record.values())
+
+
+def kept(ctx) -> dict[str, dict]:
+    return {row["key"]: row for row in rows(ctx.catalog.read("events"))}
+
+
+def quarantined(ctx) -> dict[str, list[str]]:
+    return {json.loads(row["record"])["id"]: row["reasons"] for row in rows(ctx.catalog.read("quarantine"))}
+
+
+def test_csv_files_of_two_layouts_by_name_not_by_place(make_context, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write(log / "1.csv", CSV_COLUMNS, line(event("a")), line(event("b", price="cheap")), "torn,row")
+    swapped = {
+        name: event("c", price=7.5)[name] for name in ("price", *[n for n in event("c") if n != "price"])
+    }
+    write(log / "2.csv", ",".join(swapped), line(swapped))
+    options = {"format": "csv", "options": {"header": "true"}}
+    ctx = make_context(settings(log, source=options))
+    assert ingest.run(ctx).rows.as_dict() == {"read": 4, "kept": 2, "quarantined": 2, "duplicate": 0}
+    held = kept(ctx)
+    assert held["a"]["price"] == 1.5 and held["c"]["price"] == 7.5
+    torn = [row for row in rows(ctx.catalog.read("quarantine")) if row["reasons"] == ["unparsable"]]
+    assert [row["unparsed"] for row in torn] == ["torn,row"]
+
+
+@pytest.mark.parametrize("format", ["json", "csv", "parquet"])
+class TestDrift:
+    """A new column 'colour' and a missing column 'price', in each format and under each policy."""
+
+    def log(self, tmp_path: Path, spark, format: str, records: list[dict]) -> Path:
+        if format == "json":
+            return write(tmp_path / "log.json", *records)
+        if format == "csv":
+            return write(tmp_path / "log.csv", ",".join(records[0]), *[line(record) for record in records])
+        path = tmp_path / "log.parquet"
+        fields = [f for f in COLUMNS.split(", ") if f.split()[0] in records[0]]
+        extra = [f"{name} STRING" for name in records[0] if name not in event("x")]
+        frame = spark.createDataFrame(
+            [tuple(record.values()) for record in records], ", ".join([*fields, *extra])
+        )
+        frame.coalesce(1).write.mode("overwrite").parquet(str(path))
+        return path
+
+    def config(self, log: Path, format: str, **policies: str) -> dict:
+        options = {"header": "true"} if format == "csv" else {}
+        return settings(log, source={"format": format, "options": options, **policies})
+
+    def test_new_column(self, make_context, tmp_path: Path, spark, format: str) -> None:
+        log = self.log(tmp_path, spark, format, [event("a", colour="red"), event("b", colour="blue")])
+        with pytest.raises(SourceError, match="new column.*colour"):
+            ingest.run(
+                make_context(self.config(log, format, on_new_column="refuse"), root=tmp_path / "refuse")
+            )
+        ctx = make_context(self.config(log, format, on_new_column="add"), root=tmp_path / "add")
+        ingest.run(ctx)
+        assert {key: row["extra"] for key, row in kept(ctx).items()} == {
+            "a": {"colour": "red"},
+            "b": {"colour": "blue"},
+        }
+        ctx = make_context(self.config(log, format, on_new_column="quarantine"), root=tmp_path / "quarantine")
+        ingest.run(ctx)
+        assert quarantined(ctx) == {"a": ["new_column:colour"], "b": ["new_column:colour"]}
+
+    def test_missing_column(self, make_context, tmp_path: Path, spark, format: str) -> None:
+        records = [event(f"e{n}") for n in range(120)]
+        for record in records:
+            del record["price"]
+        log = self.log(tmp_path, spark, format, records)
+        with pytest.raises(SourceError, match=r"column\(s\) price"):
+            ingest.run(make_context(self.config(log, format), root=tmp_path / "refuse"))
+        ctx = make_context(self.config(log, format, on_missing_column="null"), root=tmp_path / "null")
+        assert ingest.run(ctx).rows.kept == 120
+
+
+def test_a_retyped_parquet_column(make_context, tmp_path: Path, spark) -> None:
+    frame = spark.createDataFrame(
+        [
+            ("a", "view", 1709251200, "ann", "s", "i", "1.5", 1),
+            ("b", "view", 1709251200, "ann", "s", "i", "x", 1),
+        ],
+        COLUMNS.replace("price DOUBLE", "price STRING"),
+    )
+    frame.coalesce(1).write.parquet(str(tmp_path / "log"))
+
+    def config(policy: str) -> dict:
+        return settings(tmp_path / "log", source={"format": "parquet", "on_type_change": policy})
+
+    with pytest.raises(SourceError, match="column 'price' is string, declared double"):
+        ingest.run(make_context(config("refuse")))
+    ctx = make_context(config("cast"), root=tmp_path / "cast")
+    ingest.run(ctx)
+    assert kept(ctx)["a"]["price"] == 1.5 and quarantined(ctx) == {"b": ["type:price"]}
+
+
+def test_delta_and_a_declared_sampling_rate(make_context, tmp_path: Path, spark) -> None:
+    path = str(tmp_path / "delta")
+    frame = spark.createDataFrame(
+        [tuple(event(k, price=p).values()) for k, p in (("a", 0.5), ("b", 0.0))], COLUMNS
+    )
+    frame.write.format("delta").save(path)
+    ctx = make_context(settings(tmp_path / "delta", source={"format": "delta"}, sampling_rate="price"))
+    ingest.run(ctx)
+    assert kept(ctx)["a"]["sampling_rate"] == 0.5
+    assert quarantined(ctx) == {"b": ["sampling_rate:not in (0, 1]"]}
+    assert ingest.run(ctx).skipped
+
+
+def test_only_what_is_new(make_context, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write(log / "1.json", event("a"), "torn")
+    ctx = make_context(settings(log, source={"incremental": True}))
+    assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
+    assert ingest.run(ctx).skipped
+    write(log / "2.json", event("a"), event("b"))
+    assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 0, "duplicate": 1}
+    assert set(kept(ctx)) == {"a", "b"}
+
+
+def test_two_overlapping_batches_at_once(make_context, tmp_path: Path) -> None:
+    """Without the lock of the command line: Delta's conflict detection and a retry keep each row once."""
+    first = write(tmp_path / "1.json", *[event(str(n)) for n in range(30)], "torn")
+    second = write(tmp_path / "2.json", *[event(str(n)) for n in range(10, 40)], "torn")
+    seed = make_context(settings(write(tmp_path / "0.json", event("seed"), "seed torn")))
+    ingest.run(seed)  # the tables exist
+    root = Path(seed.root.uri)
+    contexts = [make_context(settings(log), root=root) for log in (first, second)]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(ingest.run, contexts))
+    assert sorted(kept(seed), key=str) == sorted(["seed", *map(str, range(40))])
+    assert seed.catalog.read("events").count() == 41
+    assert seed.catalog.read("quarantine").count() == 2
+    assert sum(result.rows.kept for result in results) == 40
+    assert all(r.rows.read == r.rows.kept + r.rows.quarantined + r.rows.duplicate for r in results)
+
+
+@pytest.mark.slow
+def test_a_killed_process_and_two_at_once(tmp_path: Path) -> None:
+    """Real processes: one is killed at several moments, then two run over one root at the same time."""
+    log = write(tmp_path / "log.json", *[event(str(n)) for n in range(2000)], *["torn"] * 3)
+    config = tmp_path / "log.yaml"
+    config.write_text(json.dumps(settings(log)))
+    command = [
+        sys.executable,
+        "-m",
+        "sie_spark.cli",
+        "ingest",
+        "--config",
+        str(config),
+        "--root",
+        str(tmp_path / "root"),
+    ]
+    command += ["--set", "session.cores=1", "--set", "session.memory=1g"]
+    for seconds in (12, 18, 24):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(2)
+    ]
+    lines = [json.loads(process.communicate(timeout=500)[0].splitlines()[-1]) for process in both]
+    assert all(result["ok"] for result in lines)
+    assert {result["outputs"]["events"]["rows"] for result in lines} == {2000}
+    assert {result["outputs"]["quarantine"]["rows"] for result in lines} == {1}
