@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sie_spark import __version__
-from sie_spark.pipeline import STAGES, run_all, run_stage
+from sie_spark.pipeline import STAGES, UPKEEP, run_all, run_stage
 from sie_spark.platform import doctor
 from sie_spark.platform.config import Config, load_config
 from sie_spark.platform.context import Context
@@ -37,6 +37,8 @@ HELP = {
     "report": "one HTML page that stands alone",
     "run": "all stages in order",
     "demo": "all stages on a simulated clickstream",
+    "maintain": "compact the tables, expire old files, assert what the tables promise",
+    "forget": "remove a person from every table, and name what had learnt from them",
     "doctor": "check Java, jars, workers, slots, disk and tracking store",
 }
 
@@ -85,7 +87,10 @@ def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, 
             if options.job in ("run", "demo"):
                 result, run_id = run_all(ctx, tracker, simulate=_simulated(config, root))
             else:
-                result, run_id = run_stage(options.job, ctx, tracker)
+                arguments = (
+                    {"user": options.user, "at_once": options.at_once} if options.job == "forget" else {}
+                )
+                result, run_id = run_stage(options.job, ctx, tracker, **arguments)
             details = ctx.load_details("evaluate")
         finally:
             ctx.close()
@@ -112,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sie", description="Which training samples matter.")
     parser.add_argument("--version", action="version", version=f"sie_spark {__version__}")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for name in (*STAGES, "run", "demo", "doctor"):
+    for name in (*STAGES, "run", "demo", *UPKEEP, "doctor"):
         job = jobs.add_parser(name, help=HELP[name], description=HELP[name])
         job.add_argument("--config", help="YAML file, or the name of a shipped data set (default: simulated)")
         job.add_argument("--source", help="raw records: file, directory or glob (dataset.source.path)")
@@ -121,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         job.add_argument(
             "--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting"
         )
+        if name == "forget":
+            job.add_argument("--user", required=True, help="the identifier as it stands in the source")
+            job.add_argument(
+                "--at-once", action="store_true", help="vacuum now; ends the tables' time travel"
+            )
         job.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from contextlib import ExitStack
+from typing import Any
 
 from sie_spark.platform.context import Context
 from sie_spark.platform.result import StageResult
@@ -24,12 +25,20 @@ STAGES: dict[str, str] = {
 }
 
 
-def run_stage(name: str, ctx: Context, tracker: Tracker, *, nested: bool = False) -> tuple[StageResult, str]:
+UPKEEP: dict[str, str] = {
+    "maintain": "sie_spark.clickstream.maintain",
+    "forget": "sie_spark.clickstream.forget",
+}
+
+
+def run_stage(
+    name: str, ctx: Context, tracker: Tracker, *, nested: bool = False, **arguments: Any
+) -> tuple[StageResult, str]:
     """Run one stage inside its own MLflow run; returns the result and the run's id."""
-    stage = importlib.import_module(STAGES[name])
+    stage = importlib.import_module({**STAGES, **UPKEEP}[name])
     with tracker.run(name, ctx.config, nested=nested) as run_id, ctx.progress.step(name):
         began = time.monotonic()
-        result: StageResult = stage.run(ctx)
+        result: StageResult = stage.run(ctx, **arguments)
         if result.skipped:
             ctx.progress.say(f"{name}: up to date, nothing written")
         else:
