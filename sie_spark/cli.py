@@ -68,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         if job in ("run", "demo", "evaluate"):
             show(progress, result, details)
+        if job in UPKEEP:
+            for name, value in result.details.items():
+                progress.say(f"{name}: {value}")
         if result.report:
             progress.say(f"report: {result.report}")
         emit(success(job, time.monotonic() - began, result, run_id))
