@@ -47,7 +47,7 @@ def settings(**sections: Any) -> dict[str, Any]:
             "features": [{"column": "price", "kind": "number"}],
         },
         "model": {"name": "dcnv2", "embedding_dim": 4, "hidden": [16], "cross_layers": 1},
-        "training": {"distributed": False, "batch_size": 512, "learning_rate": 0.01},
+        "training": {"distributed": False, "batch_size": 512, "learning_rate": 0.01, "min_steps": 0},
     }
     for name, values in sections.items():
         base[name] = {**base.get(name, {}), **values}

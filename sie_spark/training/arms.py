@@ -106,7 +106,10 @@ def fit_arm(
         "base_rate": facts.base_rate,
         "manifest": manifest.hash,
         "distributed": settings.distributed,
-        **{key: history[key] for key in ("steps", "epochs", "seconds", "loss", "processes", "resumed")},
+        **{
+            key: history[key]
+            for key in ("steps", "epochs", "seconds", "loss", "processes", "resumed", "batch_size")
+        },
         "wall_seconds": time.monotonic() - began,
     }
     set_current(ctx.root, SavedModel(arm, fingerprint, ctx.root.path(*job.folder, "model.pt"), details))

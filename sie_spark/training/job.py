@@ -18,7 +18,7 @@ from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import Root, read_bytes
 from sie_spark.training.checkpoint import load_state, save_model, save_state
 from sie_spark.training.feed import Feed, SamplingRate
-from sie_spark.training.loop import epochs_needed, fit, set_output_bias, stop_on_sigterm
+from sie_spark.training.loop import batch_needed, epochs_needed, fit, set_output_bias, stop_on_sigterm
 from sie_spark.training.manifest import Manifest
 from sie_spark.training.sync import Group
 
@@ -88,7 +88,7 @@ def _fit(job: Job, root: Root, group: Group) -> dict[str, Any]:
     feed = Feed(
         manifest,
         spec,
-        batch_size=settings.batch_size,
+        batch_size=batch_needed(settings, manifest.rows, job.epochs),
         seed=settings.seed,
         rank=group.rank,
         world=group.world,
@@ -117,7 +117,12 @@ def _fit(job: Job, root: Root, group: Group) -> dict[str, Any]:
         save_model(
             root, model, arm=job.arm, fingerprint=job.fingerprint, settings=Model(**job.model), inputs=spec
         )
-    return {**history.as_dict(), "processes": group.world, "steps_per_epoch": feed.steps}
+    return {
+        **history.as_dict(),
+        "processes": group.world,
+        "steps_per_epoch": feed.steps,
+        "batch_size": feed.batch_size,
+    }
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from sie_spark.training.feed import Feed
 from sie_spark.training.optimisers import Optimisers, build_optimisers
 from sie_spark.training.sync import Group, average_buffers, sum_gradients
 
+SMALLEST_BATCH = 64
+
 
 @dataclass
 class History:
@@ -55,8 +57,19 @@ class Stopped(ModelError):
     """The fit was asked to stop (SIGTERM) and has written its checkpoint."""
 
 
+def batch_needed(settings: Training, rows: int, epochs: int | None = None) -> int:
+    """Rows of a global batch, halved (to 64 at least) while a subset would get too few updates.
+
+    Smaller batches come before more epochs: CTR models overfit from the second or third epoch on.
+    """
+    batch = settings.batch_size
+    while batch // 2 >= SMALLEST_BATCH and rows * (epochs or settings.epochs) < settings.min_steps * batch:
+        batch //= 2
+    return batch
+
+
 def epochs_needed(settings: Training, steps: int, epochs: int | None = None) -> int:
-    """Epochs, with more of them where a small subset would get fewer than ``training.min_steps`` updates."""
+    """Epochs, with more of them where even small batches give fewer than ``training.min_steps`` updates."""
     return max(epochs or settings.epochs, math.ceil(settings.min_steps / max(steps, 1)))
 
 

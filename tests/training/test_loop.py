@@ -24,11 +24,19 @@ from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.training.feed import Feed
 from sie_spark.training.job import Job, run_rank
-from sie_spark.training.loop import Stopped, epochs_needed, fit, rate_factor, set_output_bias, weighted_loss
+from sie_spark.training.loop import (
+    Stopped,
+    batch_needed,
+    epochs_needed,
+    fit,
+    rate_factor,
+    set_output_bias,
+    weighted_loss,
+)
 from sie_spark.training.manifest import Manifest
 
 MODEL = Model(name="dcnv2", embedding_dim=4, hidden=[8], cross_layers=1, dropout=0.1)
-SETTINGS = Training(epochs=2, batch_size=256, learning_rate=0.01)
+SETTINGS = Training(epochs=2, min_steps=0, batch_size=256, learning_rate=0.01)
 
 
 def fitted(manifest: Manifest, settings: Training = SETTINGS, **options: Any) -> tuple[nn.Module, Any]:
@@ -121,6 +129,16 @@ def test_a_loss_that_explodes_is_named(tmp_path: Path) -> None:
     manifest = write_files(tmp_path, frame, [300])
     with pytest.raises(ModelError, match="not finite at step 0"):
         fitted(manifest)
+
+
+def test_small_subsets_get_smaller_batches_then_more_epochs() -> None:
+    settings = Training(epochs=1, batch_size=512, min_steps=200)
+    assert batch_needed(settings, 25_000) == 64  # 195 steps at 128 would be too few
+    assert batch_needed(settings, 30_000) == 128
+    assert batch_needed(settings, 25_000, epochs=2) == 128
+    assert batch_needed(settings, 1_000_000) == 512
+    assert batch_needed(settings, 500) == 64
+    assert batch_needed(Training(batch_size=32, min_steps=10), 5) == 32
 
 
 def test_small_subsets_get_their_steps() -> None:

@@ -33,7 +33,7 @@ class Training(Settings):
     schedule: Literal["constant", "linear"] = Field("constant", description="linear: the rate falls to nothing")
     weight_decay: float = Field(0.0, ge=0, description="decoupled; embedding tables are exempt")
     min_steps: int = Field(
-        200, ge=0, description="epochs are added until this many steps: small subsets need them"
+        200, ge=0, description="small subsets: the batch is halved (to 64), then epochs are added, until this many"
     )
     processes: int = Field(
         2, ge=1, description="ranks of TorchDistributor; 1 with distributed=false runs in place"
