@@ -40,12 +40,14 @@ class Squares:
 def squared_norm(forms: Sequence[Form], squares: Squares) -> Tensor:
     """``||sum of forms||^2`` of each sample, [N], for the forms that one parameter received."""
     parts = combine(forms)
-    total = sum(_own(part, squares) for part in parts)
+    total = _own(parts[0], squares)
     if len(parts) == 2:
         outer, rows = parts
+        total = total + _own(rows, squares)
         if isinstance(outer, Outer) and isinstance(rows, Rows):
             total = total + 2 * _cross(outer, rows)
-    return total if isinstance(total, Tensor) else torch.zeros(0)
+    # What cancels between the parts may round to just below zero; a squared norm may not.
+    return total.clamp(min=0) if len(parts) == 2 else total
 
 
 def _own(form: Form, squares: Squares) -> Tensor:
