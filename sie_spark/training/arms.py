@@ -20,6 +20,7 @@ from sie_spark.training.draws import uniform_column
 from sie_spark.training.feed import SamplingRate
 from sie_spark.training.job import Job
 from sie_spark.training.manifest import Draw, build_manifest
+from sie_spark.training.publish import tracking
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -96,6 +97,7 @@ def fit_arm(
         rate_offset=facts.rate.offset,
         weight_by_rate=facts.rate.weight_by_rate,
         threads=threads_per_rank(ctx.spark, settings),
+        tracking=tracking(),
     )
     if ctx.config.run.force:
         drop_file(ctx.root, *job.folder, "state.pt")

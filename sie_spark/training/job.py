@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from sie_spark.training.checkpoint import load_state, save_model, save_state
 from sie_spark.training.feed import Feed, SamplingRate
 from sie_spark.training.loop import batch_needed, epochs_needed, fit, set_output_bias, stop_on_sigterm
 from sie_spark.training.manifest import Manifest
+from sie_spark.training.publish import log_losses
 from sie_spark.training.sync import Group
 
 
@@ -35,6 +36,8 @@ class Job:
         mean of the table's weights.
     threads:
         torch threads a rank.
+    tracking:
+        MLflow store and run that rank 0 logs to; empty: none.
     """
 
     root: str
@@ -49,6 +52,7 @@ class Job:
     rate_offset: float = 0.0
     weight_by_rate: bool = False
     threads: int = 1
+    tracking: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> tuple[str, str, str]:
@@ -114,6 +118,7 @@ def _fit(job: Job, root: Root, group: Group) -> dict[str, Any]:
             stopping=stopping,
         )
     if group.rank == 0:
+        log_losses(job.tracking, job.arm, history.loss)
         save_model(
             root, model, arm=job.arm, fingerprint=job.fingerprint, settings=Model(**job.model), inputs=spec
         )

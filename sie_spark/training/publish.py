@@ -1,16 +1,51 @@
-"""A fitted model into MLflow: exported program, signature, example; safe to load, no pickle."""
+"""A fitted model into MLflow: loss curve from rank 0; exported program, signature, example; no pickle."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from sie_spark.models import Batch
 from sie_spark.models.serving import ServedModel, flat_columns, flat_rows
+from sie_spark.platform.context import Context
 from sie_spark.platform.inputs import InputSpec
+from sie_spark.training.checkpoint import load_model, require_model
+
+
+def tracking() -> dict[str, str]:
+    """What rank 0 needs to write to the driver's active MLflow run; empty where there is none."""
+    import mlflow
+
+    active = mlflow.active_run()
+    return {"uri": mlflow.get_tracking_uri(), "run_id": active.info.run_id} if active else {}
+
+
+def log_losses(where: dict[str, str], arm: str, losses: list[float]) -> None:
+    """Called on rank 0: the mean training loss of every epoch, into the run the driver opened."""
+    if not where:
+        return
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    curve = [Metric(f"train_loss_{arm}", loss, now, epoch) for epoch, loss in enumerate(losses)]
+    MlflowClient(where["uri"]).log_batch(where["run_id"], metrics=curve)
+
+
+def publish_arm(ctx: Context, arm: str) -> str | None:
+    """Log an arm's current model to the active run; None where there is no run."""
+    if not tracking():
+        return None
+    model, spec = load_model(require_model(ctx.root, arm).path)
+    rows = ctx.catalog.read("samples").where("split = 'train'").limit(4).toArrow()
+    example = Batch.from_arrow(rows, spec).inputs
+    return publish(model, spec, example, name=f"model_{arm}", register=ctx.config.mlflow.register_model)
 
 
 def publish(
@@ -34,8 +69,6 @@ def publish(
 
     served = ServedModel(model.eval(), spec).eval()
     rows = flat_rows(example)
-    import numpy as np
-
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("float64"), (-1, rows.shape[1]))]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1,))]),

@@ -8,6 +8,7 @@ from sie_spark.platform.context import Context
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.training.arms import encoder, fit_arm, up_to_date
 from sie_spark.training.checkpoint import SavedModel, current_model, require_model, set_current
+from sie_spark.training.publish import publish_arm
 from sie_spark.training.train import training_rows
 
 
@@ -33,6 +34,8 @@ def run(ctx: Context) -> StageResult:
                     else ctx.catalog.read("training_set", version=subset.version).where(f"arm = '{arm}'")
                 )
                 fit_arm(ctx, arm, frame, fingerprint=fingerprint, spec=spec)
+            if arm == "weighted":  # the one that is meant to be served
+                publish_arm(ctx, arm)
         done[arm] = require_model(ctx.root, arm).details
     details = {"arms": done}
     ctx.save_details("retrain", details)
