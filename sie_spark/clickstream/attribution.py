@@ -13,8 +13,8 @@ PEOPLE = ("user_id", "session_id", "list_id")
 SIDE, AT, NEXT = "_side", "_at", "_next"
 
 
-def outcomes_of(events: DataFrame, settings: Attribution, setting: str) -> DataFrame:
-    """Outcome events: the match columns and their time."""
+def check_match(events: DataFrame, settings: Attribution, setting: str) -> None:
+    """Raise :class:`ConfigError` for unknown match columns, or ones that would join everybody's events."""
     for name in settings.match:
         if name not in events.columns:
             raise ConfigError(
@@ -26,6 +26,11 @@ def outcomes_of(events: DataFrame, settings: Attribution, setting: str) -> DataF
             f"{setting}.match: {settings.match} would join everybody's events",
             remedy=f"add one of {', '.join(PEOPLE)}",
         )
+
+
+def outcomes_of(events: DataFrame, settings: Attribution, setting: str) -> DataFrame:
+    """Outcome events: the match columns and their time."""
+    check_match(events, settings, setting)
     chosen = select_events(events, settings.event, f"{setting}.event")
     there = [F.col(name).isNotNull() for name in settings.match]
     condition = there[0]
@@ -53,7 +58,7 @@ def attribute(
         name of the new timestamp column.
     """
     keys = [f"_k{index}" for index in range(len(settings.match))]
-    held = {name: _held(rows, name) for name in settings.match}
+    held = {name: held_column(rows, name) for name in settings.match}
     left = rows.select(
         "*",
         # a row without a key is matched by nothing, and must not pile up in one partition
@@ -73,7 +78,7 @@ def attribute(
         F.lit(1).alias(SIDE),
     )
     tie = F.desc(SIDE) if settings.strictly_later else F.asc(SIDE)
-    order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col("seq"), F.lit(0)), tie)
+    order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col("seq"), F.lit(0)), tie, "impression_id")
     following = F.lead(F.struct(SIDE, AT)).over(order)
     united = left.unionByName(right, allowMissingColumns=True).withColumn(NEXT, following)
     seconds = F.lit(int(settings.window_hours * 3600))
@@ -117,5 +122,6 @@ def seconds_between(first: Column, second: Column) -> Column:
     return F.floor((F.unix_micros(second) - F.unix_micros(first)) / F.lit(1_000_000)).cast("bigint")
 
 
-def _held(rows: DataFrame, name: str) -> Column:
+def held_column(rows: DataFrame, name: str) -> Column:
+    """Where impressions keep an event column that is matched on."""
     return F.col(name if name in rows.columns else f"_m_{name}")

@@ -114,9 +114,13 @@ def canonicalise(
         rate.alias("_rate"),
         every.alias("reasons"),
         *[test.alias(flag) for flag, (_, test) in warned.items()],
-        _record(raw, dataset, identifiers).alias("_record"),
-        *[F.col(name) for name in (UNPARSED, FILE, EXTRA, TEXT, INNER, OUTER)],
+        *[F.col(name) for name in (UNPARSED, FILE, EXTRA, TEXT, SOURCE, INNER, OUTER)],
     )
+    # written as JSON only where it is kept, or is all there is to tell records apart
+    needed = F.size("reasons") > 0
+    if not dataset.event_key:
+        needed = needed | F.col(TEXT).isNull()
+    out = out.withColumn("_record", F.when(needed, _record(raw, dataset, identifiers)))
     named = {flag: name for flag, (name, _) in warned.items()}
     return _finished(
         out,

@@ -16,8 +16,9 @@ from sie_spark.clickstream.attribution import seconds_between
 from sie_spark.clickstream.shown import SESSION
 from sie_spark.platform.config import History
 
-ACTION, TYPE, SEQ = "_action", "_type", "_seq"
+ACTION, COUNTED, TYPE, SEQ = "_action", "_counted", "_type", "_seq"
 LAST, RECENT = "_last_item", "recent_items"
+INTERNAL = (ACTION, COUNTED, TYPE, SEQ, LAST)
 
 
 def slug(event_type: str) -> str:
@@ -38,41 +39,55 @@ def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataF
     actions = events.where(F.col("session_id").isNotNull())
     if settings.types:
         actions = actions.where(F.col("event_type").isin(settings.types))
-    both = rows.withColumns({ACTION: F.lit(0), SEQ: _sequence()}).unionByName(
-        actions.select(
-            F.col("session_id").alias(SESSION),
-            "item_id",
-            "event_ts",
-            _sequence().alias(SEQ),
-            F.col("event_type").alias(TYPE),
-            F.lit(1).alias(ACTION),
-        ),
-        allowMissingColumns=True,
+    both = shown_rows(rows).unionByName(
+        actions.select(*action_columns(), F.lit(1).alias(COUNTED)), allowMissingColumns=True
     )
-    # the session window comes first: its shuffle serves the windows by (session, item) and by list too
-    frame = _by_session(both, settings)
-    frame = _by_item(frame, settings).where(F.col(ACTION) == 0)
-    frame = _by_list(frame, settings)
-    return frame.drop(ACTION, TYPE, SEQ, LAST)
+    return remembered(both, settings).drop(*INTERNAL)
+
+
+def shown_rows(rows: DataFrame) -> DataFrame:
+    """Impressions as they are sorted among actions."""
+    return rows.withColumns({ACTION: F.lit(0), COUNTED: F.lit(0), SEQ: _sequence()})
+
+
+def action_columns() -> list[Column]:
+    """What of an event takes part in a session's history."""
+    return [
+        F.col("session_id").alias(SESSION),
+        F.col("item_id"),
+        F.col("event_ts"),
+        _sequence().alias(SEQ),
+        F.col("event_type").alias(TYPE),
+        F.lit(1).alias(ACTION),
+    ]
+
+
+def remembered(both: DataFrame, settings: History) -> DataFrame:
+    """The history columns over impressions and actions together; the impressions are given back.
+
+    The session window comes first: its shuffle serves the windows by (session, item) and by list too.
+    """
+    frame = _by_item(_by_session(both, settings), settings)
+    return _by_list(frame.where(F.col(ACTION) == 0), settings)
 
 
 def _by_session(both: DataFrame, settings: History) -> DataFrame:
-    order = Window.partitionBy(SESSION).orderBy("event_ts", SEQ, ACTION)
+    order = Window.partitionBy(SESSION).orderBy("event_ts", SEQ, ACTION, "item_id")
     before = order.rowsBetween(Window.unboundedPreceding, 0)
     columns: dict[str, Column] = {}
     if settings.recent_items:
         # the list is made once an action, and each shown item takes over the newest
-        own = Window.partitionBy(SESSION, ACTION).orderBy("event_ts", SEQ, "item_id")
+        own = Window.partitionBy(SESSION, COUNTED).orderBy("event_ts", SEQ, "item_id")
         last = F.collect_list("item_id").over(own.rowsBetween(1 - settings.recent_items, 0))
-        listed = F.when((F.col(ACTION) == 1) & F.col("item_id").isNotNull(), F.reverse(last))
+        listed = F.when((F.col(COUNTED) == 1) & F.col("item_id").isNotNull(), F.reverse(last))
         # partition by session first, for the sake of the shuffle
         both = both.repartition(F.col(SESSION)).withColumn("_recent", listed)
         columns[RECENT] = F.coalesce(
             F.last("_recent", ignorenulls=True).over(before), F.array().cast("array<string>")
         )
     if settings.session:
-        columns["hist_session_events"] = F.sum(ACTION).over(before)
-        acted = F.when(F.col(ACTION) == 1, F.col("item_id"))
+        columns["hist_session_events"] = F.sum(COUNTED).over(before)
+        acted = F.when(F.col(COUNTED) == 1, F.col("item_id"))
         columns[LAST] = F.last(acted, ignorenulls=True).over(before)
     return both.withColumns(columns).drop("_recent") if columns else both
 
@@ -82,10 +97,12 @@ def _by_item(both: DataFrame, settings: History) -> DataFrame:
         return both
     order = Window.partitionBy(SESSION, "item_id").orderBy("event_ts", SEQ, ACTION)
     before = order.rowsBetween(Window.unboundedPreceding, 0)
-    columns: dict[str, Column] = {"hist_events": F.sum(ACTION).over(before)}
+    columns: dict[str, Column] = {"hist_events": F.sum(COUNTED).over(before)}
     for name in settings.types:
-        columns[f"hist_{slug(name)}"] = F.count(F.when(F.col(TYPE) == name, 1)).over(before)
-    acted = F.when(F.col(ACTION) == 1, F.col("event_ts"))
+        columns[f"hist_{slug(name)}"] = F.count(
+            F.when((F.col(COUNTED) == 1) & (F.col(TYPE) == name), 1)
+        ).over(before)
+    acted = F.when(F.col(COUNTED) == 1, F.col("event_ts"))
     columns["_acted"] = F.last(acted, ignorenulls=True).over(before)
     frame = both.withColumns(columns)
     return frame.withColumn("hist_seconds_since", seconds_between(F.col("_acted"), F.col("event_ts"))).drop(

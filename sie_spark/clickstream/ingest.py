@@ -25,7 +25,14 @@ from sie_spark.clickstream.staging import (
     load_counts,
     stage,
 )
-from sie_spark.clickstream.tables import column_types, dates_in, ensure, insert_new, session_settings
+from sie_spark.clickstream.tables import (
+    EXPRESSIONS,
+    column_types,
+    dates_in,
+    ensure,
+    insert_new,
+    session_settings,
+)
 from sie_spark.platform.catalog import metadata
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
@@ -47,8 +54,6 @@ MAPPING = (
     "sampling_rate",
     "rules",
 )
-# wrong values are for the rules to judge, not for Spark to fail on
-LENIENT = {"spark.sql.ansi.enabled": "false", "spark.sql.session.timeZone": "UTC"}
 ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
 ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
 
@@ -63,7 +68,7 @@ def run(ctx: Context) -> StageResult:
     RowIdentityError
         when rows read differ from events + quarantined + duplicates; nothing was made visible.
     """
-    with session_settings(ctx.spark, LENIENT):
+    with session_settings(ctx.spark, EXPRESSIONS):
         files = snapshot(ctx.spark, ctx.config.dataset.source)
         if ctx.config.dataset.source.incremental:
             return _incremental(ctx, files)

@@ -9,14 +9,23 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from sie_spark.clickstream import timeline
 from sie_spark.clickstream.attribution import clicks, conversions
 from sie_spark.clickstream.history import wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import SESSION, list_relative, sessionised, shown
 from sie_spark.clickstream.staging import FOLDER, clear
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, event_dates, maturing
-from sie_spark.clickstream.tables import commit_metadata, dates_in, ensure, retried, session_settings
+from sie_spark.clickstream.tables import (
+    EXPRESSIONS,
+    commit_metadata,
+    dates_in,
+    ensure,
+    retried,
+    session_settings,
+)
 from sie_spark.platform.catalog import metadata
+from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
@@ -24,7 +33,6 @@ from sie_spark.platform.result import StageResult
 from sie_spark.platform.root import read_bytes
 
 JOB = "samples"
-LENIENT = {"spark.sql.ansi.enabled": "false", "spark.sql.session.timeZone": "UTC"}
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
 
@@ -48,7 +56,7 @@ def run(ctx: Context) -> StageResult:
     state = _state(ctx)
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
         return _result(ctx, version, ctx.load_details(JOB), skipped=True)
-    with session_settings(ctx.spark, LENIENT):
+    with session_settings(ctx.spark, EXPRESSIONS):
         events = catalog.read("events", version=version)
         have, newest = event_dates(ctx.spark, events)
         now = {"mapping": mapping, "events": version, "newest": newest}
@@ -81,28 +89,37 @@ def build(
     attributions = [a for a in (settings.click_event, settings.conversion_event) if a is not None]
     carried = sorted({name for a in attributions for name in a.match if name in events.columns})
     rows = shown(_between(near, first, last), dataset, carried)
-    if settings.click_event is not None:
-        rows = clicks(rows, near, settings.click_event)
-    rates = None
-    if history.rates:
-        rates = _rates(ctx, rows, dates[0], fingerprint)
-    if settings.conversion_event is not None:
-        if "_click_ts" not in rows.columns:
-            rows = rows.withColumn("_click_ts", F.lit(None).cast("timestamp"))
-        rows = conversions(rows, near, settings.conversion_event)
-    else:
-        rows = rows.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
     rows = rows.withColumn(
         SESSION, F.coalesce("session_id", F.concat(F.lit("\u0000"), F.col("impression_id")))
     )
-    sessions = dataset.kind != "tabular" and (dataset.kind == "events" or "session_id" in dataset.columns)
-    if sessions and wanted(history):
-        rows = with_history(rows, near, history)
+    shared = timeline.fits(dataset)
+    clicked = rows
+    if settings.click_event is not None and (history.rates or not shared):
+        clicked = clicks(rows, near, settings.click_event)
+    rates = _rates(ctx, clicked, dates[0], fingerprint) if history.rates else None
+    if shared:
+        rows = timeline.labelled_with_history(rows, near, dataset)
+    else:
+        rows = _labelled(clicked, near, dataset)
+        sessions = dataset.kind == "events" or (
+            dataset.kind == "impressions" and "session_id" in dataset.columns
+        )
+        if sessions and wanted(history):
+            rows = with_history(rows, near, history)
     if settings.list_relative or settings.items:
         rows = list_relative(rows, settings.list_relative)
     if rates is not None:
         rows = with_rates(rows, rates, history.rates)
     return _finished(rows, ctx, newest).where(dates_in(dates))
+
+
+def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
+    attribution = dataset.impressions.conversion_event
+    if attribution is None:
+        return rows.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
+    if "_click_ts" not in rows.columns:
+        rows = rows.withColumn("_click_ts", F.lit(None).cast("timestamp"))
+    return conversions(rows, near, attribution)
 
 
 def settings_digest(ctx: Context) -> str:

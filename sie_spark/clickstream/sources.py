@@ -189,7 +189,8 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
 def _glued(value: Column) -> Column:
     """Two objects on one line: ``}`` and ``{`` meet outside of strings, where JSON wants a comma."""
     bare = F.regexp_replace(F.substring(value, 1, 100_000), r'"[^"\\]*"', '""')
-    return F.when(value.rlike(r"\}\s*\{"), bare.rlike(r"\}\s*\{")).otherwise(F.lit(False))
+    second = F.locate("{", value, 2) > 0  # a flat record has one brace: no pattern is tried on it
+    return F.when(second & value.rlike(r"\}\s*\{"), bare.rlike(r"\}\s*\{")).otherwise(F.lit(False))
 
 
 def _infer_json(spark: SparkSession, settings: Source, files: Snapshot) -> StructType:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+EXPRESSIONS = {
+    # wrong values are for the rules to judge, not for Spark to fail on
+    "spark.sql.ansi.enabled": "false",
+    "spark.sql.session.timeZone": "UTC",
+    # a filter over many derived columns makes the optimiser infer constraints for minutes (it is exponential)
+    "spark.sql.constraintPropagation.enabled": "false",
+}
 CONSTRAINTS: dict[str, dict[str, str]] = {
     "events": {
         "has_id": "event_id IS NOT NULL AND event_date IS NOT NULL",
@@ -98,7 +106,7 @@ def insert_new(
     between is retried, so two overlapping runs insert a row once.
     """
     spark = catalog.spark
-    view = f"_sie_new_{name}"
+    view = f"_sie_new_{name}_{uuid.uuid4().hex}"
     source.createOrReplaceTempView(view)
     columns = ", ".join(f"`{column}`" for column in source.columns)
     values = ", ".join(f"s.`{column}`" for column in source.columns)

@@ -275,3 +275,38 @@ def test_sessions_are_cut_where_a_user_was_inactive(make_context, tmp_path: Path
     assert [held[str(n)]["hist_session_events"] for n in range(len(quiet))] == [0, 1, 2, 0, 0, 1]
     assert held["nobody"]["session_id"] is None and held["nobody"]["hist_session_events"] == 0
     assert held["5"]["event_ts"] - held["4"]["event_ts"] == timedelta(seconds=20)
+
+
+def random_shop(seed: int) -> list[dict]:
+    draw = random.Random(seed)
+    log = []
+    for n in range(400):
+        kind = draw.choice(["shown", "shown", "click", "click", "buy"])
+        session, item = f"s{draw.randrange(6)}", draw.choice(["i1", "i2", "i3", None])
+        step = draw.choice([None, 1, 2])
+        ts = START + draw.randrange(60) * 40 + draw.choice([0, 0, DAY])
+        log.append(event(str(n), kind=kind, ts=ts, session=session, item=item, step=step, user="u" + session))
+    return log
+
+
+def test_one_shuffle_gives_what_three_give(make_context, tmp_path: Path, monkeypatch) -> None:
+    shop = {**SHOP, "impressions": {**SHOP["impressions"]}, "history": {"types": ["click", "buy"]}}
+    shop["impressions"]["conversion_event"] = {
+        "event": "event_type = 'buy'",
+        "match": ["session_id", "item_id"],
+        "window_hours": 26,
+    }
+    ctx = make_context(settings(write(tmp_path / "log.json", *random_shop(3)), **shop))
+    ingest.run(ctx)
+    assert samples.timeline.fits(ctx.config.dataset)
+    samples.run(ctx)
+    shared = read_shop(ctx)
+    monkeypatch.setattr(samples.timeline, "fits", lambda dataset: False)
+    ctx = make_context(
+        ctx.config.model_copy(update={"run": ctx.config.run.model_copy(update={"force": True})})
+    )
+    samples.run(ctx)
+    separate = read_shop(ctx)
+    assert shared == separate
+    assert 0 < sum(row["click"] for row in shared.values()) < len(shared)
+    assert sum(row["conversion"] for row in shared.values()) > 0

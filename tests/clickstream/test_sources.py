@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,14 +138,16 @@ def test_only_what_is_new(make_context, tmp_path: Path) -> None:
     assert set(kept(ctx)) == {"a", "b"}
 
 
-def test_two_overlapping_batches_at_once(make_context, tmp_path: Path) -> None:
+def test_two_overlapping_batches_at_once(make_context, tmp_path: Path, spark) -> None:
     """Without the lock of the command line: Delta's conflict detection and a retry keep each row once."""
     first = write(tmp_path / "1.json", *[event(str(n)) for n in range(30)], "torn")
     second = write(tmp_path / "2.json", *[event(str(n)) for n in range(10, 40)], "torn")
     seed = make_context(settings(write(tmp_path / "0.json", event("seed"), "seed torn")))
     ingest.run(seed)  # the tables exist
     root = Path(seed.root.uri)
-    contexts = [make_context(settings(log), root=root) for log in (first, second)]
+    contexts = [
+        replace(make_context(settings(log), root=root), session=spark.newSession()) for log in (first, second)
+    ]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(ingest.run, contexts))
     assert sorted(kept(seed), key=str) == sorted(["seed", *map(str, range(40))])

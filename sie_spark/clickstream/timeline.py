@@ -1,0 +1,125 @@
+"""Labels and history in one shuffle, where every outcome happens in the session of its impression.
+
+Impressions and the session's events are laid on one line, sorted in several ways within their partition. It
+gives what :mod:`attribution` and :mod:`history` give one after the other, with a third of the shuffles.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.attribution import AT, check_match, held_column, seconds_between
+from sie_spark.clickstream.history import (
+    ACTION,
+    COUNTED,
+    INTERNAL,
+    SEQ,
+    action_columns,
+    remembered,
+    shown_rows,
+    wanted,
+)
+from sie_spark.clickstream.shown import SESSION, select_events
+from sie_spark.platform.config import Attribution, Dataset
+
+CLICK, BUY = "_is_click", "_is_buy"
+
+
+def fits(dataset: Dataset) -> bool:
+    """Whether labels and history can share a shuffle: each attribution matches on the session."""
+    settings = dataset.impressions
+    found = [a for a in (settings.click_event, settings.conversion_event) if a is not None]
+    return (
+        dataset.kind == "events"
+        and bool(found)
+        and all("session_id" in attribution.match for attribution in found)
+        and wanted(dataset.history)
+    )
+
+
+def labelled_with_history(rows: DataFrame, events: DataFrame, dataset: Dataset) -> DataFrame:
+    """``click``, ``conversion``, ``conversion_delay_s``, ``hist_*`` for rows that have SESSION."""
+    settings, history = dataset.impressions, dataset.history
+    outcomes = {CLICK: settings.click_event, BUY: settings.conversion_event}
+    keys = sorted({name for a in outcomes.values() if a for name in a.match if name != "session_id"})
+    left = shown_rows(rows).withColumns(
+        {f"_k_{name}": held_column(rows, name).cast("string") for name in keys}
+    )
+    both = left.unionByName(_actions(events, dataset, outcomes, keys), allowMissingColumns=True)
+    frame = both.repartition(F.col(SESSION))
+    if settings.click_event is not None:
+        frame = _first(frame, settings.click_event, F.col(CLICK), at="event_ts", result="_click_ts")
+        frame = frame.withColumn("click", F.col("_click_ts").isNotNull().cast("int"))
+    if settings.conversion_event is not None:
+        clicked = F.coalesce(F.col("click"), F.lit(1)) == 1
+        click_ts = F.col("_click_ts") if "_click_ts" in frame.columns else F.lit(None).cast("timestamp")
+        frame = frame.withColumn("_from", F.coalesce(click_ts, F.col("event_ts")))
+        frame = _first(
+            frame, settings.conversion_event, F.col(BUY), at="_from", result="_bought", candidate=clicked
+        )
+        delay = seconds_between(F.col("_from"), F.col("_bought"))
+        frame = frame.withColumns(
+            {"conversion": F.col("_bought").isNotNull().cast("int"), "conversion_delay_s": delay}
+        ).drop("_from", "_bought")
+    else:
+        frame = frame.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
+    extra = [CLICK, BUY, *[f"_k_{name}" for name in keys]]
+    return remembered(frame.drop(*extra), history).drop(*INTERNAL)
+
+
+def _actions(
+    events: DataFrame, dataset: Dataset, outcomes: dict[str, Attribution | None], keys: list[str]
+) -> DataFrame:
+    """Events that are remembered, outcomes, or both."""
+    flags: dict[str, Column] = {}
+    for flag, attribution in outcomes.items():
+        flags[flag] = F.lit(False)
+        if attribution is not None:
+            setting = "impressions.click_event" if flag == CLICK else "impressions.conversion_event"
+            check_match(events, attribution, setting)
+            select_events(events, attribution.event, f"{setting}.event")  # says what is wrong with the SQL
+            flags[flag] = F.coalesce(F.expr(attribution.event), F.lit(False))
+    types = dataset.history.types
+    counted = F.col("event_type").isin(types) if types else F.lit(True)
+    marked = events.where(F.col("session_id").isNotNull()).withColumns(
+        {**flags, COUNTED: counted.cast("int")}
+    )
+    used = (F.col(COUNTED) == 1) | F.col(CLICK) | F.col(BUY)
+    return marked.where(used).select(
+        *action_columns(),
+        COUNTED,
+        CLICK,
+        BUY,
+        *[F.col(name).cast("string").alias(f"_k_{name}") for name in keys],
+    )
+
+
+def _first(
+    frame: DataFrame,
+    settings: Attribution,
+    outcome: Column,
+    *,
+    at: str,
+    result: str,
+    candidate: Column | None = None,
+) -> DataFrame:
+    """The time of the outcome that directly follows an impression among those of equal keys, in the window."""
+    keys = [f"_k_{name}" for name in settings.match if name != "session_id"]
+    row = F.col(ACTION) == 0
+    if candidate is not None:
+        row = row & candidate
+    known = F.lit(True)
+    for key in keys:
+        known = known & F.col(key).isNotNull()
+    taking_part = known & (row | F.coalesce(outcome, F.lit(False)))
+    mark = F.when(taking_part, F.struct(F.col(ACTION).alias("side"), F.col(at).alias(AT)))
+    ties = f"{ACTION} DESC" if settings.strictly_later else ACTION
+    by = ", ".join(f"`{key}`" for key in (SESSION, *keys))
+    over = f"(PARTITION BY {by} ORDER BY `{at}`, {SEQ}, {ties}, impression_id)"
+    frame = frame.withColumn("_mark", mark).withColumn(
+        "_next", F.expr(f"lead(_mark) IGNORE NULLS OVER {over}")
+    )
+    seconds = F.lit(int(settings.window_hours * 3600))
+    near = (F.col("_next.side") == 1) & (seconds_between(F.col(at), F.col(f"_next.{AT}")) <= seconds)
+    return frame.withColumn(result, F.when(row & known & near, F.col(f"_next.{AT}"))).drop("_mark", "_next")
