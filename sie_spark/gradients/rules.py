@@ -39,7 +39,7 @@ def linear(layer: nn.Linear, call: Call) -> dict[str, Form]:
 def embedding(layer: nn.Embedding, call: Call) -> dict[str, Form]:
     """A lookup: position t adds delta_t to row id_t; ``padding_idx`` receives nothing."""
     ids = call.argument(0, "input")
-    ids = ids.reshape(ids.shape[0], -1)
+    ids = ids.flatten(1) if ids.dim() > 1 else ids.unsqueeze(1)
     delta = call.delta.reshape(*ids.shape, layer.embedding_dim)
     if layer.padding_idx is None:
         return {"weight": Rows(ids, delta)}
@@ -112,7 +112,7 @@ def layer_norm(layer: nn.LayerNorm, call: Call) -> dict[str, Form]:
     entries = torch.Size(shape).numel()
 
     def total(grad: Tensor) -> Tensor:
-        return grad.reshape(grad.shape[0], -1, entries).sum(dim=1)
+        return torch.unflatten(grad.flatten(1), 1, (-1, entries)).sum(dim=1)
 
     return {"weight": Dense(total(call.delta * xhat)), "bias": Dense(total(call.delta))}
 
@@ -168,7 +168,8 @@ def cross_v1(layer: CrossV1, call: Call) -> dict[str, Form]:
 @rule(Bias)
 def bias(layer: Bias, call: Call) -> dict[str, Form]:
     """``y = x + b``, b over the last dimension (or one number for all)."""
-    delta = call.delta.reshape(call.delta.shape[0], -1, layer.bias.numel())
+    delta = call.delta.flatten(1) if call.delta.dim() > 1 else call.delta.unsqueeze(1)
+    delta = torch.unflatten(delta, 1, (-1, layer.bias.numel()))
     return {"bias": Dense(delta.sum(dim=1))}
 
 

@@ -198,3 +198,12 @@ def test_a_loss_that_ignores_the_output_has_zero_gradients(model: TwoHeads) -> N
     )
     assert not result.squared_norm.any() and not result.dots["v"].any()
     assert not any(value.any() for value in result.projections.values())
+
+
+def test_an_empty_batch_has_empty_results(model: TwoHeads) -> None:
+    v = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    result = per_sample(
+        model, {"cat": cat[:0]}, lambda o: o.square(), Norms(), Dots({"v": v}), Projections(2), LastLayer()
+    )
+    assert result.squared_norm.shape == result.dots["v"].shape == result.last_layer_squared_norm.shape == (0,)
+    assert result.projections["bottom.weight"].shape == (0, 4)
