@@ -3,7 +3,7 @@
 A click needs two things, as in the examination hypothesis (Richardson et al. 2007): the position is
 examined, and the item appeals. Appeal has first-order parts a linear model finds (item, price, device)
 and products that only an interaction model finds (query x category, query style x item style, user
-segment x category, user x price), plus a daily random walk of each item.
+segment x category, device x category, user x price), plus a daily random walk of each item.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ LIST_GAP_S, LIST_JITTER_S = 150, 90
 LAST_START_S = 23 * 3600  # a session ends before midnight
 
 # standard deviations of the parts of the logit
-ITEM, USER = 0.6, 0.3
-DEVICE_CATEGORY, SEGMENT_CATEGORY, USER_CATEGORY = 0.4, 0.8, 0.4
-USER_PRICE, USER_ITEM = 0.5, 0.4
-CATEGORY_MATCH, STYLE_MATCH, PRICE = 1.3, 0.9, -0.25  # logits added
+ITEM, USER = 0.5, 0.3
+DEVICE_CATEGORY, SEGMENT_CATEGORY, USER_CATEGORY = 1.0, 0.6, 0.2
+USER_PRICE, USER_ITEM = 0.4, 0.2
+CATEGORY_MATCH, STYLE_MATCH, PRICE = 2.0, 0.6, -0.25  # logits added
 BOT_CLICK_RATE = 0.3
 PILOT_LISTS = 2000
 
