@@ -73,7 +73,9 @@ class Tracker:
                     mlflow.log_input(_lineage(name, ref.path, ref.version), context=role)
         if result.rows is not None:
             mlflow.log_metrics({f"rows_{key}": float(value) for key, value in result.rows.as_dict().items()})
-        mlflow.log_metrics({key: float(value) for key, value in result.metrics.items() if math.isfinite(value)})
+        mlflow.log_metrics(
+            {key: float(value) for key, value in result.metrics.items() if math.isfinite(value)}
+        )
         mlflow.set_tag("sie.skipped", str(result.skipped).lower())
         for file in result.artifacts:
             mlflow.log_artifact(file)

@@ -84,7 +84,13 @@ def test_spark_submit_gives_the_tables_of_local_mode(wheel: Path, tmp_path: Path
         ],
         env=environment,
     )
-    run([sys.executable, "-m", "sie_spark.cli", "run", *common, "--root", str(local)], env=environment)
+    again = [sys.executable, "-m", "sie_spark.cli", "run", *common, "--root", str(local)]
+    first, second = run(again, env=environment), run(again, env=environment)
+    assert second["skipped"] and not first["skipped"]
+    assert second["outputs"] == first["outputs"], "the same command again must not write a version or a row"
+    assert second["metrics"]["auc_weighted"] == first["metrics"]["auc_weighted"]
+    rows = first["rows"]
+    assert rows["read"] == rows["kept"] + rows["quarantined"] + rows["duplicate"] > 0
 
     for table, key in COMPARED.items():
         ours, theirs = (
