@@ -127,3 +127,14 @@ def test_no_master_package_or_path_outside_the_session_helper() -> None:
         if file.name != "session.py":
             text = file.read_text()
             assert ".master(" not in text and "spark.jars" not in text.replace("through spark.jars", ""), file
+
+
+def test_the_wheel_holds_every_package() -> None:
+    import tomllib
+
+    listed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(file.parent.relative_to(REPOSITORY).parts)
+        for file in (REPOSITORY / "sie_spark").rglob("__init__.py")
+    }
+    assert set(listed) == found | {"sie_spark.conf"}
