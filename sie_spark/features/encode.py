@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.fit import Training, fit
 from sie_spark.features.resolve import resolve
+from sie_spark.features.selection import select
 from sie_spark.features.split import Cut, find_cut
+from sie_spark.features.start_vectors import fit_start_vectors
 from sie_spark.platform.catalog import dates_predicate
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 STAGE = "encode"
-SETTINGS = ("dataset.features", "dataset.split", "dataset.label", "dataset.maturity_hours")
+SETTINGS = (
+    *("dataset.features", "dataset.split", "dataset.label", "dataset.maturity_hours"),
+    *("dataset.selection", "dataset.start_vectors", "dataset.history.rate_strength"),
+)
 
 
 def run(ctx: Context) -> StageResult:
@@ -59,7 +64,8 @@ def run(ctx: Context) -> StageResult:
     if encoder is None:
         labels.check_training(_source(ctx))
         ctx.progress.say(f"encode: fit on {labels.train:,} training rows")
-        encoder = _fit(ctx, rows, labels, cut, settings)
+        encoder, more = _fit(ctx, rows, labels, cut, settings)
+        details |= more
         encoder.save(ctx.root)
     ctx.progress.say("encode: transform and write")
     encoded = encoder.transform(rows.filter(rows["__keep"]), keep=_kept(rows.columns))
@@ -145,16 +151,23 @@ def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
     return rows.withColumn("__keep", F.col("__state").isin("zero", "one"))
 
 
-def _fit(ctx: Context, rows: DataFrame, labels: Labels, cut: Cut, settings: str) -> Encoder:
-    features = resolve(ctx.config.dataset.features, rows)
+def _fit(
+    ctx: Context, rows: DataFrame, labels: Labels, cut: Cut, settings: str
+) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder, and what selection and factorisation say."""
+    dataset = ctx.config.dataset
+    features = resolve(dataset.features, rows, strength=dataset.history.rate_strength)
     training = Training(rows.filter((rows["split"] == "train") & rows["__keep"]), labels.train, ctx.root)
-    fitted = {
-        "settings": settings,
-        "split": cut.as_dict(),
-        "rows": labels.train,
-        "positives": labels.of("train", "one"),
-    }
-    return fit(training, features, fitted)
+    positives = labels.of("train", "one")
+    fitted = {"settings": settings, "split": cut.as_dict(), "rows": labels.train, "positives": positives}
+    encoder, details = fit(training, features, fitted), dict[str, Any]()
+    if dataset.selection.methods:
+        ctx.progress.say(f"encode: selection by {', '.join(dataset.selection.methods)}")
+        encoder, details["selection"] = select(training, encoder, dataset.selection)
+    if dataset.start_vectors is not None:
+        ctx.progress.say("encode: start vectors")
+        details["start_vectors"] = fit_start_vectors(training, encoder, dataset.start_vectors, positives)
+    return encoder, details
 
 
 def _kept(columns: Sequence[str]) -> list[Column]:

@@ -172,10 +172,8 @@ def _fit_numbers(training: Training, features: Sequence[Resolved]) -> dict[str, 
         number = feature.fitted()
         assert isinstance(number, Number)
         number = replace(number, pieces=pieces.get(feature.name))
-        source = number.source()
-        transformed = number.transformed(F.col(f"`{feature.name}`"))
-        numbers.append((number, source.alias(feature.name)))
-        aggregates += [F.count(f"`{feature.name}`"), F.avg(transformed), F.stddev_pop(transformed)]
+        numbers.append((number, number.transformed(number.source()).alias(feature.name)))
+        aggregates += [function(f"`{feature.name}`") for function in (F.count, F.avg, F.stddev_pop)]
     row = training.rows.select(*[source for _, source in numbers]).agg(*aggregates).first()
     assert row is not None
     result = {}

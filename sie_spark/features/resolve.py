@@ -48,8 +48,10 @@ class Resolved:
         return IdList(*common, self.type_name, Hashed(2), settings.length, settings.kind, settings.ngrams)
 
 
-def resolve(features: Sequence[Feature], frame: DataFrame) -> list[Resolved]:
+def resolve(features: Sequence[Feature], frame: DataFrame, *, strength: float = 20.0) -> list[Resolved]:
     """Check the features against the columns of ``frame``.
+
+    ``strength`` is that of ``history.rates``, for features that back off.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def resolve(features: Sequence[Feature], frame: DataFrame) -> list[Resolved]:
     """
     if not features:
         raise ConfigError("dataset.features is empty", remedy="declare at least one feature")
-    resolved = [_resolve(feature, frame) for feature in features]
+    resolved = [_resolve(feature, frame, strength) for feature in features]
     names = [feature.name for feature in resolved]
     for feature in resolved:
         if names.count(feature.name) > 1:
@@ -71,12 +73,33 @@ def resolve(features: Sequence[Feature], frame: DataFrame) -> list[Resolved]:
     return resolved
 
 
-def _resolve(feature: Feature, frame: DataFrame) -> Resolved:
+def backed_off(columns: Sequence[str], strength: float) -> str:
+    """SQL for a click rate that leans on coarser groups where a value has few rows of its own.
+
+    Credibility weights (Buehlmann 1967): ``n / (n + strength)`` of the value's own rate, the rest from the
+    next column, all as of the day before the row, so that no row's own label is in it.
+
+    >>> backed_off(["item", "brand"], 20.0)
+    '(count_item * coalesce(rate_item, rate_brand) + 20.0D * rate_brand) / (count_item + 20.0D)'
+    """
+    name, *rest = columns
+    if not rest:
+        return f"rate_{name}"
+    inner = backed_off(rest, strength)
+    own = f"count_{name} * coalesce(rate_{name}, {inner})"
+    return f"({own} + {strength}D * {inner}) / (count_{name} + {strength}D)"
+
+
+def _resolve(feature: Feature, frame: DataFrame, strength: float) -> Resolved:
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
     name = feature.name or feature.column
     expression = feature.expression or f"`{feature.column}`"
+    if feature.back_off:
+        if feature.kind != "number" or feature.expression or not feature.column.startswith("rate_"):
+            raise _error(name, "only a number over rate_<column> can back off", "see history.rates")
+        expression = backed_off([feature.column.removeprefix("rate_"), *feature.back_off], strength)
     if feature.expression is None and feature.column not in frame.columns:
         near = difflib.get_close_matches(feature.column, frame.columns, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(frame.columns)}"

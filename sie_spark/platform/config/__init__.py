@@ -8,8 +8,10 @@ from sie_spark.platform.config.dataset import (
     History,
     Impressions,
     Rule,
+    Selection,
     Source,
     Split,
+    StartVectors,
 )
 from sie_spark.platform.config.load import Config, load_config
 from sie_spark.platform.config.stages import (
@@ -41,10 +43,12 @@ __all__ = [
     "Pilot",
     "Rule",
     "Run",
+    "Selection",
     "Session",
     "Simulator",
     "Source",
     "Split",
+    "StartVectors",
     "Tracking",
     "Training",
     "Weighting",

@@ -141,11 +141,37 @@ class Feature(Settings):
     transform: Literal["none", "log", "quantile"] = "none"
     scale: Literal["none", "standard"] = "standard"
     missing_indicator: bool = True
+    back_off: list[str] = Field(
+        [], description="number over rate_<column>: columns of history.rates that stand in for rare values"
+    )
     length: int = Field(20, ge=1, description="bag, text, sequence: ids kept a row (padded with 0)")
     ngrams: int = Field(1, ge=1, le=3, description="text: words up to this n")
     shares: str | None = Field(None, description="bag, sequence: category whose ids and embeddings it uses")
     size: int | None = Field(None, ge=1, description="vector: its length")
     components: int | None = Field(None, ge=1, description="vector: keep this many principal components")
+
+
+class Selection(Settings):
+    """Which features are worth their place, judged on a sample of training rows after every size is frozen."""
+
+    methods: list[Literal["information", "l1", "recursive"]] = Field(
+        [], description="information: mutual information with the label; empty: no selection"
+    )
+    votes: int = Field(1, ge=1, description="methods that must agree before a feature is dropped")
+    apply: bool = Field(False, description="drop them; otherwise the report only says what it would drop")
+    keep: list[str] = Field([], description="features that are never dropped")
+    rows: int = Field(20_000, ge=100, description="sample of training rows; its last quarter judges")
+    significance: float = Field(0.001, gt=0, lt=1, description="information: level of the G-test")
+
+
+class StartVectors(Settings):
+    """Matrix factorisation of who clicked what, as first values of embedding tables."""
+
+    user: str = Field("user_id", description="feature of kind category")
+    item: str = Field("item_id", description="feature of kind category")
+    components: int = Field(16, ge=1, description="model.embedding_dim, to be of use to the model")
+    pairs: int = Field(2_000_000, ge=100, description="clicks read; above that, those of a sample of users")
+    scale: float = Field(0.05, gt=0, description="root mean square of the exported values")
 
 
 class Dataset(Settings):
@@ -184,6 +210,8 @@ class Dataset(Settings):
     label: Literal["click", "conversion"] = "click"
     split: Split = Split()  # type: ignore[call-arg]
     features: list[Feature] = []
+    selection: Selection = Selection()  # type: ignore[call-arg]
+    start_vectors: StartVectors | None = None
 
     def options(self) -> dict[str, Any]:
         """Plain data, for logs and hashes."""
