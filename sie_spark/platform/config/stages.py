@@ -30,10 +30,14 @@ class Training(Settings):
     embedding_optimizer: Literal["auto", "sparse", "dense"] = Field(
         "auto", description="auto: tables of 20,000 rows and more update only the rows of the batch"
     )
-    schedule: Literal["constant", "linear"] = Field("constant", description="linear: the rate falls to nothing")
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: the rate falls to nothing"
+    )
     weight_decay: float = Field(0.0, ge=0, description="decoupled; embedding tables are exempt")
     min_steps: int = Field(
-        200, ge=0, description="small subsets: the batch is halved (to 64), then epochs are added, until this many"
+        200,
+        ge=0,
+        description="small subsets: the batch is halved (to 64), then epochs are added, until this many",
     )
     processes: int = Field(
         2, ge=1, description="ranks of TorchDistributor; 1 with distributed=false runs in place"
@@ -41,7 +45,9 @@ class Training(Settings):
     distributed: bool = True
     backend: Literal["gloo", "nccl"] = "gloo"
     seed: int = 7
-    shuffle_rows: int = Field(200_000, ge=1, description="rows a rank holds decoded at most, shuffled in quarters")
+    shuffle_rows: int = Field(
+        200_000, ge=1, description="rows a rank holds decoded at most, shuffled in quarters"
+    )
 
 
 class Pilot(Settings):
