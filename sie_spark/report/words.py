@@ -7,6 +7,7 @@ from typing import Any
 
 ARMS = {"full": "all rows", "weighted": "important rows, corrected", "random": "random rows"}
 
+DERIVED = ("hist_", "count_", "rate_")
 VERDICTS = {
     "equivalent": ("good", "✓", "As good as all rows", "less than {margin} either way"),
     "no worse": (
@@ -134,7 +135,8 @@ def seconds(value: float) -> str:
 def readable(features: dict[str, Any], limit: int = 6) -> str:
     """The features of a sample in one line, those that say nothing (null, 0) left out."""
     said = []
-    for name, value in features.items():
+    # what was shown comes before what was counted about it
+    for name, value in sorted(features.items(), key=lambda item: item[0].startswith(DERIVED)):
         if value in (None, 0, 0.0, "", []):
             continue
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -164,6 +164,7 @@ def test_numbers_are_written_one_way() -> None:
     assert words.ratio(0.87416) == ".8742" and words.ratio(1.0) == "1.0000" and words.ratio(None) == "–"
     assert words.signed(-0.0012) == "−.0012" and words.signed(0.0) == "+.0000"
     assert words.seconds(3.21) == "3.2 s" and words.seconds(245.4) == "4 min 05 s"
+    assert words.readable({"hist_click": 2, "price": 3}) == "price 3 · hist click 2"
     assert words.readable({"a": None, "b": 0, "price_eur": 1.23456, "c": "x"}) == "price eur 1.23 · c x"
 
 
