@@ -119,7 +119,7 @@ class Pieces:
         return self.levels[at] + (x - self.edges[at]) * self.slopes[at]
 
     def column(self, x: Column) -> Column:
-        """The same in Spark: a balanced tree of comparisons."""
+        """The same in Spark: a balanced tree of comparisons; null stays null."""
         from pyspark.sql import functions as F
 
         def tree(
@@ -138,7 +138,7 @@ class Pieces:
                 return F.when(x == F.lit(self.edges[-1]), F.lit(self.levels[-1])).otherwise(F.lit(1.0))
             return F.lit(self.levels[at]) + (x - F.lit(self.edges[at])) * F.lit(self.slopes[at])
 
-        return tree(0, len(self.edges))
+        return F.when(x.isNotNull(), tree(0, len(self.edges)))
 
 
 @dataclass(frozen=True)

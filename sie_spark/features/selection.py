@@ -132,7 +132,8 @@ def _codes(block: Block) -> list[np.ndarray]:
         views = []
         for column in block.values.T:
             edges = np.unique(np.quantile(column, np.linspace(0, 1, BINS + 1)[1:-1]))
-            views.append(np.searchsorted(edges, column, side="right"))
+            # below, at and above each edge apart: a flag that is rarely set has its common value as only edge
+            views.append(np.searchsorted(edges, column, "left") + np.searchsorted(edges, column, "right"))
         return views
     hits = block.columns().toarray()
     if block.values.shape[1] == 1:  # one id a row: frequent ids, and all others together

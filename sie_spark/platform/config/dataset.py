@@ -157,7 +157,7 @@ class Selection(Settings):
     methods: list[Literal["information", "l1", "recursive"]] = Field(
         [], description="information: mutual information with the label; empty: no selection"
     )
-    votes: int = Field(1, ge=1, description="methods that must agree before a feature is dropped")
+    votes: int = Field(2, ge=1, description="methods that must agree before a feature is dropped")
     apply: bool = Field(False, description="drop them; otherwise the report only says what it would drop")
     keep: list[str] = Field([], description="features that are never dropped")
     rows: int = Field(20_000, ge=100, description="sample of training rows; its last quarter judges")
