@@ -66,6 +66,6 @@ def run_all(ctx: Context, tracker: Tracker, *, simulate: bool) -> tuple[StageRes
             if name == "ingest":
                 total.rows = result.rows
         tracker.log(StageResult(total.inputs, total.outputs, total.rows, total.metrics))
-        if total.report:
+        if total.report and ctx.root.is_local:  # on an object store the page lies beside the tables
             tracker.log(StageResult(artifacts=[total.report]))
     return total, run_id
