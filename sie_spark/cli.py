@@ -24,6 +24,7 @@ from sie_spark.platform.root import Root
 from sie_spark.platform.tracking import Tracker, check_tracking
 from sie_spark.summary import show
 
+INTERRUPTED = 130  # what a shell gives for Ctrl-C
 HELP = {
     "simulate": "write a clickstream whose truth is known",
     "ingest": "raw records -> events + quarantine",
@@ -48,24 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     job, began = options.job, time.monotonic()
     progress = Progress(quiet=options.quiet)
-    with _stdout_is_ours() as emit, _terminable():
+    with _stdout_is_ours() as emit, _terminable() as terminated:
         try:
             result, run_id, details = _run(options, progress)
-        except SieError as error:
-            progress.console.print(
-                f"[bold red]error[/bold red] {error}\n[bold]remedy[/bold] {error.remedy}", markup=True
-            )
-            emit(failure(job, time.monotonic() - began, error=str(error), remedy=error.remedy))
-            return 1
-        except KeyboardInterrupt:
-            remedy = "run the same command again: it goes on where the tables stand"
-            emit(failure(job, time.monotonic() - began, error="interrupted", remedy=remedy))
-            return 130
-        except Exception as error:  # last resort: a defect is reported as one, with its trace in a file
-            message, remedy = _unexpected(error, options)
-            progress.console.print(f"[bold red]error[/bold red] {message}\n[bold]remedy[/bold] {remedy}")
+        except (KeyboardInterrupt, Exception) as error:
+            message, remedy, status = _explained(error, options, interrupted=terminated())
+            progress.error(message, remedy)
             emit(failure(job, time.monotonic() - began, error=message, remedy=remedy))
-            return 1
+            return status
         if job in ("run", "demo", "evaluate"):
             show(progress, result, details)
         if job in UPKEEP:
@@ -158,24 +149,40 @@ def _stdout_is_ours() -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a job as Ctrl-C does, so that it still says what it did."""
+def _terminable() -> Iterator[Callable[[], bool]]:
+    """SIGTERM ends a job as Ctrl-C does, so that it still says what it did; yields whether it came."""
+    came: list[int] = []
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, _: Any) -> None:
+        came.append(number)
         raise KeyboardInterrupt
+
+    def terminated() -> bool:
+        return bool(came)
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
     except ValueError:  # not the main thread (a notebook server)
-        yield
+        yield terminated
         return
     try:
-        yield
+        yield terminated
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _unexpected(error: Exception, options: argparse.Namespace) -> tuple[str, str]:
+def _explained(
+    error: BaseException, options: argparse.Namespace, *, interrupted: bool
+) -> tuple[str, str, int]:
+    """Message, remedy and exit status. Whoever ends a job may end its JVM too: what fails then is no error."""
+    if interrupted or isinstance(error, KeyboardInterrupt):
+        return "interrupted", "run the same command again: it goes on where the tables stand", INTERRUPTED
+    if isinstance(error, SieError):
+        return str(error), error.remedy, 1
+    return (*_unexpected(error, options), 1)
+
+
+def _unexpected(error: BaseException, options: argparse.Namespace) -> tuple[str, str]:
     first = str(error).strip().splitlines()
     message = f"{options.job}: unexpected {type(error).__name__}: {first[0][:300] if first else ''}"
     try:

@@ -1,4 +1,4 @@
-"""A person is removed from every table, and what had learnt from them is named.
+"""A person is removed from every table and vocabulary, and what had learnt from them is named.
 
 Delta keeps removed rows in older files until VACUUM deletes those; ``at_once`` does it now, at the price of
 every table's time travel.
@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from sie_spark.clickstream.maintain import LOCAL
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
 from sie_spark.clickstream.tables import commit_metadata, retried, session_settings
+from sie_spark.features.erase import erase_value
 from sie_spark.platform.catalog import TABLES, metadata
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
@@ -58,8 +59,10 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
     for table in tables:
         if at_once:
             _erase_history(ctx, ctx.catalog.sql_name(table))
+    encoders = erase_value(ctx.root, name)
     details = {
         "removed": removed,
+        "vocabularies": encoders,
         "history": "erased" if at_once else "erased by 'sie maintain' when the retention has passed",
         "had_seen": _learners(ctx, removed),
         "no_longer_rebuilt": {table: before[table] for table in removed if table != "quarantine"},

@@ -7,12 +7,9 @@ again; killed after, the next run goes on from it.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyarrow import fs as arrow_fs
 from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
@@ -113,23 +110,7 @@ def staged(ctx: Context, fingerprint: str) -> DataFrame:
 def clear(root: Root, fingerprint: str) -> None:
     """Remove a staged batch; the counts go first, so that half a batch is never taken for a whole one."""
     for name in (f"{fingerprint}.json", fingerprint, f"{fingerprint}-repeated"):
-        _remove(root, name)
-
-
-def _remove(root: Root, name: str) -> None:
-    if root.is_local:
-        target = Path(root.path(FOLDER, name))
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
-        return
-    filesystem, path = arrow_fs.FileSystem.from_uri(root.path(FOLDER, name))
-    kind = filesystem.get_file_info(path).type
-    if kind == arrow_fs.FileType.Directory:
-        filesystem.delete_dir(path)
-    elif kind == arrow_fs.FileType.File:
-        filesystem.delete_file(path)
+        root.remove(FOLDER, name)
 
 
 @dataclass(frozen=True)

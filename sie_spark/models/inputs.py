@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from sie_spark.models.layers import FieldEmbedding
+from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 
 
@@ -58,6 +61,27 @@ class InputLayer(nn.Module):
                 with torch.no_grad():
                     table.weight[table.padding_idx].zero_()
 
+    def start(self, vectors: Mapping[str, Tensor]) -> None:
+        """Begin categories at given vectors (float [ids, k] each): the first min(k, d) columns are copied.
+
+        Raises
+        ------
+        ModelError
+            when a category has another number of ids than its vectors.
+        """
+        for name, values in vectors.items():
+            if self.embedding is None or name not in self.starts or self.dim == 1:
+                continue  # a width of one holds first-order weights, not vectors
+            size, width = self.spec.categories[name], min(self.dim, values.shape[1])
+            if values.shape[0] != size:
+                raise ModelError(
+                    f"start vectors of '{name}' are for {values.shape[0]} ids, the encoder has {size}",
+                    remedy="run 'sie encode' again: encoder and start vectors are made together",
+                )
+            with torch.no_grad():
+                at = self.starts[name]
+                self.embedding.table.weight[at : at + size, :width] = values[:, :width]
+
     def lookup(self, name: str, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors [N, L, d] and mask [N, L] of a sequence that shares a category's table; id 0 is padding."""
         assert self.embedding is not None
@@ -79,3 +103,21 @@ class InputLayer(nn.Module):
     def flat(self, fields: Tensor, numbers: Tensor) -> Tensor:
         """Both as one vector [N, width]."""
         return torch.cat([fields.flatten(1), numbers], dim=1)
+
+
+def start_embeddings(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:
+    """Begin a model's embedding tables at start vectors (category -> float [ids, k]).
+
+    Raises
+    ------
+    ModelError
+        when no layer of the model is an :class:`InputLayer` wide enough to hold vectors.
+    """
+    layers = [module for module in model.modules() if isinstance(module, InputLayer) and module.dim > 1]
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__} has no InputLayer with embeddings for dataset.start_vectors",
+            remedy="build the model on sie_spark.models.inputs.InputLayer, or leave out dataset.start_vectors",
+        )
+    for layer in layers:
+        layer.start(vectors)

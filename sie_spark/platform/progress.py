@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -20,20 +21,29 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line with the seconds since the job began."""
-        self.console.print(f"[dim]{time.monotonic() - self._start:7.1f}s[/dim] {text}")
-        sys.stderr.flush()
+        self._line(escape(text))
 
     def warn(self, text: str) -> None:
         """A line that should be seen."""
-        self.say(f"[yellow]warning[/yellow] {text}")
+        self._line(f"[yellow]warning[/yellow] {escape(text)}")
+
+    def error(self, message: str, remedy: str) -> None:
+        """What ended the job, and what to do next."""
+        self.console.print(
+            f"[bold red]error[/bold red] {escape(message)}\n[bold]remedy[/bold] {escape(remedy)}"
+        )
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Announce a stage and, when it ends, how long it took."""
-        self.say(f"[bold]{name}[/bold] ...")
+        self._line(f"[bold]{name}[/bold] ...")
         began = time.monotonic()
         yield
-        self.say(f"[bold]{name}[/bold] done in {time.monotonic() - began:.1f}s")
+        self._line(f"[bold]{name}[/bold] done in {time.monotonic() - began:.1f}s")
+
+    def _line(self, marked: str) -> None:
+        self.console.print(f"[dim]{time.monotonic() - self._start:7.1f}s[/dim] {marked}")
+        sys.stderr.flush()
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table a person reads at the end."""

@@ -62,6 +62,21 @@ class Root:
         filesystem, name = arrow_fs.FileSystem.from_uri(self.path(*parts))
         return bool(filesystem.get_file_info(name).type != arrow_fs.FileType.NotFound)
 
+    def files(self, *parts: str) -> list[str]:
+        """Names of the files right under a folder, sorted; none where the folder is not there."""
+        filesystem, name = arrow_fs.FileSystem.from_uri(self.path(*parts))
+        found = filesystem.get_file_info(arrow_fs.FileSelector(name, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == arrow_fs.FileType.File)
+
+    def remove(self, *parts: str) -> None:
+        """Remove a file or a folder with all it holds; nothing where it is not there."""
+        filesystem, name = arrow_fs.FileSystem.from_uri(self.path(*parts))
+        kind = filesystem.get_file_info(name).type
+        if kind == arrow_fs.FileType.Directory:
+            filesystem.delete_dir(name)
+        elif kind == arrow_fs.FileType.File:
+            filesystem.delete_file(name)
+
     @contextmanager
     def lock(self, *, say: Callable[[str], None], timeout: float = 3600.0) -> Iterator[None]:
         """One job at a time on a local root: Delta on a local disk can lose commits of two processes.

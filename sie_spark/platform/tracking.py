@@ -31,10 +31,10 @@ class Tracker:
         check_tracking(config, root)
         os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
         import mlflow
 
+        for name in ("alembic", "mlflow"):  # after the import, which sets levels of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._mlflow = mlflow
         self.uri = config.mlflow.tracking_uri or f"sqlite:///{root.path('mlflow.db')}"
         try:

@@ -98,6 +98,7 @@ def fit_arm(
         weight_by_rate=facts.rate.weight_by_rate,
         threads=threads_per_rank(ctx.spark, settings),
         tracking=tracking(),
+        start_vectors=ctx.config.dataset.start_vectors is not None,
     )
     if ctx.config.run.force:
         drop_file(ctx.root, *job.folder, "state.pt")

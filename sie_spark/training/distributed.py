@@ -7,6 +7,7 @@ checked first.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from contextlib import contextmanager, suppress
@@ -52,6 +53,7 @@ def launch(
     try:
         with _environment(local, settings.processes):
             distributor = TorchDistributor(num_processes=settings.processes, local_mode=local, use_gpu=False)
+            distributor.logger.setLevel(logging.WARNING)  # that it starts and ends is said here already
             history = distributor.run(rank_main, job_uri)
     except Exception as error:  # what a rank raised arrives as text inside many types
         raise _failure(root, folder, error) from error

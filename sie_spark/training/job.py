@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from sie_spark.models import build_model
+from sie_spark.models.inputs import start_embeddings
 from sie_spark.platform.config import Model, Training
 from sie_spark.platform.errors import SieError
 from sie_spark.platform.inputs import InputSpec
@@ -38,6 +39,8 @@ class Job:
         torch threads a rank.
     tracking:
         MLflow store and run that rank 0 logs to; empty: none.
+    start_vectors:
+        whether embedding tables begin at the root's start vectors.
     """
 
     root: str
@@ -53,6 +56,7 @@ class Job:
     weight_by_rate: bool = False
     threads: int = 1
     tracking: dict[str, str] = field(default_factory=dict)
+    start_vectors: bool = False
 
     @property
     def folder(self) -> tuple[str, str, str]:
@@ -101,6 +105,11 @@ def _fit(job: Job, root: Root, group: Group) -> dict[str, Any]:
         rate=SamplingRate(job.rate_offset, job.weight_by_rate),
     )
     model = build_model(Model(**job.model), spec, seed=settings.seed)
+    if state is None and job.start_vectors:
+        from sie_spark.features.start_vectors import load_start_vectors  # scipy: seconds a rank
+
+        vectors = load_start_vectors(root)
+        start_embeddings(model, {name: torch.from_numpy(values) for name, values in vectors.items()})
     if state is None and job.base_logit is not None:
         # every rank reads the same rows here, so that all start from the same weights
         first = Feed(manifest, spec, batch_size=512, seed=settings.seed, shuffle_rows=2048)

@@ -11,6 +11,9 @@ from sie_spark.clickstream import forget, ingest, maintain, samples
 from sie_spark.clickstream.canonical import canonicalise
 from sie_spark.clickstream.pseudonyms import ENVIRONMENT, load_key, pseudonym_of
 from sie_spark.clickstream.sources import read, snapshot
+from sie_spark.features.encoder import Encoder
+from sie_spark.features.identifiers import Category
+from sie_spark.features.vocabulary import Vocabulary
 from sie_spark.platform.errors import DataError, PlatformError
 from sie_spark.platform.root import Root
 from tests.clickstream.logs import START, event, rows, settings, write
@@ -114,9 +117,15 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     ids = ctx.catalog.read("impressions").selectExpr("xxhash64(impression_id) AS sample_id", "event_date")
     ctx.catalog.replace(ids.selectExpr("*", "'train' AS split"), "samples", fingerprint="x", job="encode")
     ctx.root.write_bytes(b'{"fingerprint": "abc"}', "models", "reference", "current.json")
+    people = Vocabulary(3, (oracle("Diotima"), oracle("Xanthippe")))
+    encoder, _ = Encoder((Category("user_id", "user_id", "string", people),)).save(ctx.root)
 
     result = forget.run(ctx, user="Xanthippe", at_once=True)
     assert result.details["removed"] == {"samples": 1, "impressions": 1, "quarantine": 2, "events": 1}
+    assert result.details["vocabularies"] == [encoder]
+    held = Encoder.current(ctx.root)
+    assert held is not None and oracle("Xanthippe") not in json.dumps(held.as_dict())
+    assert [held.transform_row({"user_id": oracle(n)})["cat"] for n in ("Diotima", "Xanthippe")] == [[1], [0]]
     assert result.details["had_seen"] == {"training_sets": ["samples"], "models": {"reference": "abc"}}
     assert set(result.details["no_longer_rebuilt"]) == {"samples", "impressions", "events"}
     for table, left in (("events", 1), ("impressions", 1), ("samples", 1), ("quarantine", 1)):

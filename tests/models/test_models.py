@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from sie_spark.models import MODELS, Batch, build_model
+from sie_spark.models.inputs import start_embeddings
 from sie_spark.platform.config import Model
 from sie_spark.platform.errors import DataError, ModelError
 from sie_spark.platform.inputs import InputSpec
@@ -111,3 +112,24 @@ def test_batch_round_trip_and_empty() -> None:
     assert len(Batch.from_arrow(table(0), SPEC)) == 0
     assert len(Batch.from_arrow(table(6).slice(2, 3), SPEC)) == 3
     assert Batch.from_arrow(table(6).slice(2, 3), SPEC).inputs["cat"][0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("components", [2, 6])
+def test_embedding_tables_begin_at_start_vectors(components: int) -> None:
+    model = build_model(Model(name="dcnv2", embedding_dim=4), SPEC, seed=1)
+    table = model.input.embedding.table.weight
+    before = table.detach().clone()
+    vectors = {"device": torch.randn(3, components), "absent": torch.randn(9, components)}
+    start_embeddings(model, vectors)
+    width = min(components, 4)
+    torch.testing.assert_close(table[20:, :width], vectors["device"][:, :width])
+    torch.testing.assert_close(table[20:, width:], before[20:, width:])
+    torch.testing.assert_close(table[:20], before[:20])
+
+
+def test_start_vectors_that_fit_nothing_are_refused() -> None:
+    model = build_model(Model(name="dcnv2", embedding_dim=4), SPEC, seed=1)
+    with pytest.raises(ModelError, match="for 5 ids, the encoder has 20"):
+        start_embeddings(model, {"item": torch.zeros(5, 4)})
+    with pytest.raises(ModelError, match="no InputLayer with embeddings"):
+        start_embeddings(torch.nn.Linear(2, 1), {"item": torch.zeros(20, 4)})

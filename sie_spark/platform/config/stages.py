@@ -31,7 +31,8 @@ class Training(Settings):
         "auto", description="auto: tables of 20,000 rows and more update only the rows of the batch"
     )
     schedule: Literal["constant", "linear"] = Field(
-        "constant", description="linear: the rate falls to nothing"
+        "linear",
+        description="linear: the rate falls to nothing; with a constant one the last batches decide calibration",
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled; embedding tables are exempt")
     min_steps: int = Field(

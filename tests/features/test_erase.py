@@ -1,0 +1,42 @@
+"""A value that is to be forgotten leaves vocabularies in JSON and in Parquet; every other id stays."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sie_spark.features.encoder import Encoder
+from sie_spark.features.erase import erase_value
+from sie_spark.features.identifiers import Category
+from sie_spark.features.vocabulary import Vocabulary
+from sie_spark.platform.root import Root
+
+
+def test_a_value_leaves_inline_and_side_vocabularies(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    folder = tmp_path / "encoders" / "vocabulary" / "ab12"
+    folder.mkdir(parents=True)
+    names = ["ann", "bob", "cy"]
+    pq.write_table(
+        pa.table({"value": names, "id": pa.array([1, 2, 3], pa.int32()), "n": [9, 5, 2]}),
+        folder / "part-0.parquet",
+    )
+    (folder / ".part-0.parquet.crc").write_bytes(b"of the file as it was")
+    inline, side = (
+        Vocabulary(4, tuple(names)),
+        Vocabulary(4, None, "vocabulary/ab12", str(tmp_path / "encoders")),
+    )
+    features = tuple(Category(name, name, "string", ids) for name, ids in (("near", inline), ("far", side)))
+    fingerprint, _ = Encoder(features).save(root)
+
+    assert erase_value(root, "nobody") == []
+    assert erase_value(root, "bob") == [fingerprint]
+    held = Encoder.current(root)
+    assert held is not None
+    for value, identifier in (("ann", 1), ("bob", 0), ("cy", 3)):
+        assert held.transform_row({"near": value, "far": value})["cat"] == [identifier] * 2
+    assert "bob" not in json.dumps(held.as_dict())
+    assert "bob" not in pq.read_table(folder / "part-0.parquet")["value"].to_pylist()
+    assert not list(folder.glob(".*.crc"))
+    assert erase_value(root, "bob") == []
