@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.drift import DRIFT, EXTRA, FILE, HELPERS, SOURCE, TEXT, UNPARSED, Raw
+from sie_spark.clickstream.drift import (
+    DRIFT,
+    EXTRA,
+    FILE,
+    HELPERS,
+    SOURCE,
+    TEXT,
+    UNPARSED,
+    Raw,
+    both,
+    names_of,
+)
 from sie_spark.clickstream.failures import nearest, unresolved_column
 from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
@@ -45,6 +56,7 @@ class Canonical:
     columns: list[str]  # of events, in order
     reasons: list[str]  # every reason a row can carry that is known beforehand
     warnings: dict[str, str]  # flag column: rule name
+    masks: tuple[str, ...] = ()  # columns whose bits say what a record held, for a look at the whole source
 
 
 def canonicalise(
@@ -102,9 +114,7 @@ def canonicalise(
     reasons.extend((f"missing_column:{name}", F.lit(True)) for name in missing if _rejects(dataset))
 
     parsed = F.col(UNPARSED).isNull()
-    listed = F.array_compact(F.array(*[F.when(test, F.lit(name)) for name, test in reasons]))
-    # a column that could not be read is the reason; what follows from its being null is not another one
-    every = F.when(parsed, F.array_distinct(F.concat(DRIFT, listed))).otherwise(F.array(F.lit("unparsable")))
+    every = F.when(parsed, both(F.col(DRIFT), names_of(reasons))).otherwise(F.array(F.lit("unparsable")))
     identifiers = [name for name in dataset.identifiers if name in columns]
     out = frame.select(
         *[
@@ -114,7 +124,7 @@ def canonicalise(
         rate.alias("_rate"),
         every.alias("reasons"),
         *[test.alias(flag) for flag, (_, test) in warned.items()],
-        *[F.col(name) for name in (UNPARSED, FILE, EXTRA, TEXT, SOURCE, INNER, OUTER)],
+        *[F.col(name) for name in (UNPARSED, FILE, EXTRA, TEXT, SOURCE, INNER, OUTER, *raw.masks)],
     )
     # written as JSON only where it is kept, or is all there is to tell records apart
     needed = F.size("reasons") > 0
@@ -128,6 +138,7 @@ def canonicalise(
         names,
         reasons=[*[f"type:{name}" for name in raw.untyped], *[name for name, _ in reasons]],
         warnings=named,
+        masks=tuple(raw.masks),
     )
 
 
@@ -181,7 +192,7 @@ def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
                     ) from None
                 missing.append(column)
                 frame = frame.withColumn(column, F.lit(None).cast("string"))
-    helpers = [F.col(name) for name in HELPERS]
+    helpers = [F.col(name) for name in (*HELPERS, *raw.masks)]
     return frame.select(*[F.expr(sql).alias(f"_c_{name}") for name, sql in wanted.items()], *helpers), missing
 
 
@@ -254,7 +265,13 @@ def _record(raw: Raw, dataset: Dataset, identifiers: list[str]) -> Column:
 
 
 def _finished(
-    frame: DataFrame, dataset: Dataset, names: list[str], *, reasons: list[str], warnings: dict[str, str]
+    frame: DataFrame,
+    dataset: Dataset,
+    names: list[str],
+    *,
+    reasons: list[str],
+    warnings: dict[str, str],
+    masks: tuple[str, ...],
 ) -> Canonical:
     rejected = F.size("reasons") > 0
     event_type = {"events": None, "impressions": "impression", "tabular": "row"}[dataset.kind]
@@ -291,7 +308,7 @@ def _finished(
         F.when(rejected & F.col(UNPARSED).isNull(), F.col("_record")).alias("record"),
         F.col(UNPARSED).alias("unparsed"),
         F.col(FILE).alias("source_file"),
-        *[F.col(flag) for flag in warnings],
+        *[F.col(flag) for flag in (*warnings, *masks)],
     )
     kept = ["event_id", "event_date", *columns, "sampling_rate", *(["extra"] if extra else [])]
-    return Canonical(staged, kept, ["unparsable", *reasons], warnings)
+    return Canonical(staged, kept, ["unparsable", *reasons], warnings, masks)

@@ -6,7 +6,9 @@ The settings say what happens: refuse the source, keep the column aside, or reje
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import cast
 
 from pyspark.sql import Column, DataFrame
@@ -19,6 +21,8 @@ from sie_spark.platform.errors import SourceError
 UNPARSED, FILE, DRIFT, EXTRA, TEXT = "_sie_unparsed", "_sie_file", "_sie_drift", "_sie_extra", "_sie_text"
 SOURCE = "_sie_source"  # the record as it came, a struct: what a rejected row keeps
 CORRUPT = "_sie_corrupt"
+NEW_COLUMN, MISSING_COLUMN = "new_column:", "missing_column:"
+MASK_BITS = 62
 HELPERS = (UNPARSED, FILE, DRIFT, EXTRA, TEXT, SOURCE)
 
 
@@ -26,13 +30,20 @@ HELPERS = (UNPARSED, FILE, DRIFT, EXTRA, TEXT, SOURCE)
 class Raw:
     """Records of a source: ``frame`` has ``columns`` (typed) and the helper columns ``HELPERS``.
 
-    ``untyped``: columns that were text in the source, and the type they were cast to.
+    ``untyped``: columns that were text in the source, and the type they were cast to. ``bits``: for each
+    declared column of a JSON source the helper column and the bit that say whether a record has it.
     """
 
     frame: DataFrame
     columns: list[str]
     untyped: dict[str, str]
     new_columns: list[str]
+    bits: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    @property
+    def masks(self) -> list[str]:
+        """The helper columns that :attr:`bits` names."""
+        return sorted({mask for mask, _ in self.bits.values()})
 
 
 def drift_reasons(settings: Source, new: Sequence[str], missing: Sequence[str]) -> Column:
@@ -47,8 +58,8 @@ def drift_reasons(settings: Source, new: Sequence[str], missing: Sequence[str]) 
             f"{settings.path}: declared column(s) {', '.join(missing)} are missing",
             remedy="mend the source or dataset.source.columns, or set source.on_missing_column to null",
         )
-    reasons = [f"new_column:{name}" for name in new if settings.on_new_column == "quarantine"]
-    reasons += [f"missing_column:{name}" for name in missing if settings.on_missing_column == "quarantine"]
+    reasons = [f"{NEW_COLUMN}{name}" for name in new if settings.on_new_column == "quarantine"]
+    reasons += [f"{MISSING_COLUMN}{name}" for name in missing if settings.on_missing_column == "quarantine"]
     return F.array(*[F.lit(reason) for reason in reasons]).cast("array<string>") if reasons else no_reasons()
 
 
@@ -83,27 +94,29 @@ def add_nulls(frame: DataFrame, schema: StructType | None, missing: Sequence[str
     return frame
 
 
-def typed_from_text(frame: DataFrame, schema: StructType, partitions: Sequence[str]) -> Raw:
+def typed_from_text(
+    frame: DataFrame, schema: StructType, partitions: Sequence[str], masks: Sequence[str] = ()
+) -> Raw:
     """Cast text to the declared types; a text that does not fit becomes null and a reason in DRIFT."""
     columns: list[Column] = []
-    reasons: list[Column] = []
+    reasons: list[tuple[str, Column]] = []
     untyped: dict[str, str] = {}
     parsed = F.col(UNPARSED).isNull()
-    for field in schema:
-        text = F.col(f"`{field.name}`")
-        if isinstance(field.dataType, StringType):
+    for one in schema:
+        text = F.col(f"`{one.name}`")
+        if isinstance(one.dataType, StringType):
             columns.append(text)
             continue
-        typed = cast_text(text, field.dataType)
-        columns.append(typed.alias(field.name))
+        typed = cast_text(text, one.dataType)
+        columns.append(typed.alias(one.name))
         failed = parsed & text.isNotNull() & (F.trim(text) != "") & typed.isNull()
-        reasons.append(F.when(failed, F.lit(f"type:{field.name}")))
-        untyped[field.name] = field.dataType.simpleString()
-    others = [F.col(f"`{n}`") for n in frame.columns if n not in (*schema.names, *HELPERS)]
-    drift = F.concat(DRIFT, F.array_compact(F.array(*reasons))) if reasons else F.col(DRIFT)
+        reasons.append((f"type:{one.name}", failed))
+        untyped[one.name] = one.dataType.simpleString()
+    others = [F.col(f"`{n}`") for n in frame.columns if n not in (*schema.names, *HELPERS, *masks)]
+    drift = both(F.col(DRIFT), names_of(reasons))
     source = F.struct(*[F.col(f"`{name}`") for name in (*schema.names, *partitions)])
     typed_frame = frame.select(
-        *columns, *others, FILE, UNPARSED, drift.alias(DRIFT), EXTRA, TEXT, source.alias(SOURCE)
+        *columns, *others, FILE, UNPARSED, drift.alias(DRIFT), EXTRA, TEXT, source.alias(SOURCE), *masks
     )
     return Raw(typed_frame, [*schema.names, *partitions], untyped, [])
 
@@ -124,6 +137,26 @@ def widens(actual: DataType, wanted: DataType) -> bool:
     if a in order and w in order:
         return order.index(a) <= order.index(w)
     return (a, w) in {("float", "double"), ("int", "double"), ("smallint", "double"), ("date", "timestamp")}
+
+
+def names_of(tests: Sequence[tuple[str, Column]]) -> Column:
+    """The names of the tests that hold, array<string>; the list is built only where one does."""
+    if not tests:
+        return no_reasons()
+    # no lambda, so that the whole projection is compiled
+    found = F.array_remove(F.array(*[F.when(test, F.lit(name)).otherwise("") for name, test in tests]), "")
+    return F.when(reduce(or_, [test for _, test in tests]), found).otherwise(no_reasons())
+
+
+def both(first: Column, second: Column) -> Column:
+    """Two lists of reasons as one without repetition; ``first`` is mostly empty, and then nothing is built."""
+    return F.when(F.size(first) == 0, second).otherwise(F.array_distinct(F.concat(first, second)))
+
+
+def prefixed(prefix: str, names: Column) -> Column:
+    """Each name of a non-empty list with a prefix, array<string> (no lambda: see :func:`names_of`)."""
+    mark = "\u0001"
+    return F.split(F.concat(F.lit(prefix), F.array_join(names, mark + prefix)), mark)
 
 
 def no_reasons() -> Column:

@@ -6,16 +6,18 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from pyspark.sql import Observation
+from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import canonicalise
-from sie_spark.clickstream.drift import DRIFT, SOURCE, UNPARSED, Raw
+from sie_spark.clickstream.drift import NEW_COLUMN, Raw
 from sie_spark.clickstream.failures import readable
 from sie_spark.clickstream.pseudonyms import load_key
 from sie_spark.clickstream.sources import Snapshot, read, snapshot
 from sie_spark.clickstream.staging import (
+    BAD,
     FOLDER,
+    ROW,
     Batch,
     Counts,
     Fate,
@@ -114,7 +116,8 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
     with readable(str(dataset.source.path)):
         query = (
-            canonical.frame.writeStream.format("delta")
+            canonical.frame.drop(*canonical.masks)
+            .writeStream.format("delta")
             .option("checkpointLocation", ctx.root.path("checkpoints", f"{JOB}-{mapping}"))
             .trigger(availableNow=True)
             .start(landing)
@@ -131,7 +134,7 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     fingerprint = digest([mapping, "landing", version])
     counts = load_counts(ctx.root, fingerprint)
     if counts is None:
-        counts = stage(ctx, replace(canonical, frame=landed), fingerprint)
+        counts, _ = stage(ctx, replace(canonical, frame=landed, masks=()), fingerprint)
     result = _publish(ctx, files, counts, fingerprint)
     ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
     return result
@@ -155,13 +158,13 @@ def _stage(ctx: Context, files: Snapshot, fingerprint: str) -> Counts:
     dataset = ctx.config.dataset
     source = str(dataset.source.path)
     raw = read(ctx.spark, dataset.source, files)
-    looked = _Look(raw, dataset.source.format == "json" and dataset.source.columns is not None)
     key = load_key(ctx.root, say=ctx.progress.warn)
-    canonical = canonicalise(looked.raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
+    canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
+    looked = _Look(raw, dataset.source)
     with readable(source):
-        counts = stage(ctx, canonical, fingerprint)
+        counts, saw = stage(ctx, canonical, fingerprint, looked.measures)
     try:
-        looked.check(dataset.source)
+        looked.check(saw)
     except SourceError:
         clear(ctx.root, fingerprint)
         raise
@@ -171,24 +174,29 @@ def _stage(ctx: Context, files: Snapshot, fingerprint: str) -> Counts:
 class _Look:
     """What only a pass over JSON can tell of its columns: some never came, others nobody declared."""
 
-    def __init__(self, raw: Raw, json_lines: bool) -> None:
-        self.seen, self.json_lines = Observation(), json_lines
-        self.columns = [name for name in raw.columns if json_lines]
-        new = F.array_max(F.filter(DRIFT, lambda reason: reason.startswith("new_column:")))
-        held = [F.count(F.col(SOURCE)[name]).alias(f"c{i}") for i, name in enumerate(self.columns)]
-        parsed = F.count(F.when(F.col(UNPARSED).isNull(), 1))
-        frame = raw.frame.observe(self.seen, parsed.alias("parsed"), F.max(new).alias("new"), *held)
-        self.raw = replace(raw, frame=frame)
+    def __init__(self, raw: Raw, settings: Source) -> None:
+        self.settings = settings
+        self.measures: list[Column] = []
+        if not raw.bits:
+            return
+        self.measures.append(F.count(F.when(F.col("unparsed").isNull(), 1)).alias("parsed"))
+        for name, (mask, bit) in raw.bits.items():
+            held = F.shiftright(F.col(mask), bit).bitwiseAND(F.lit(1))
+            self.measures.append(F.sum(held).alias(f"held:{name}"))
+        if settings.on_new_column == "refuse":
+            new = F.array_max(F.filter("reasons", lambda reason: reason.startswith(NEW_COLUMN)))
+            self.measures.append(F.max(F.when(F.col(BAD), new)).alias("new"))
 
-    def check(self, settings: Source) -> None:
+    def check(self, saw: dict[str, Any]) -> None:
         """Refuse, where the settings say so, before anything is visible."""
-        saw = self.seen.get
-        if saw["new"] and settings.on_new_column == "refuse":
+        settings = self.settings
+        if saw.get("new"):
             raise SourceError(
-                f"{settings.path}: a new column '{saw['new'][11:]}', not in dataset.source.columns",
+                f"{settings.path}: a new column '{saw['new'].removeprefix(NEW_COLUMN)}',"
+                " not in dataset.source.columns",
                 remedy="declare it, or set source.on_new_column to ignore, add or quarantine",
             )
-        absent = [name for i, name in enumerate(self.columns) if not saw[f"c{i}"]]
+        absent = [name[5:] for name, rows in saw.items() if name.startswith("held:") and not rows]
         if absent and saw["parsed"] >= ENOUGH_ROWS and settings.on_missing_column == "refuse":
             raise SourceError(
                 f"{settings.path}: declared column(s) {', '.join(absent)} are in none of its records",
@@ -240,7 +248,7 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
     rejected = batch.rejected.select(
         F.col("event_id").alias("record_id"), "event_date", "reasons", "record", "unparsed", "source_file"
     )
-    internal = ("reasons", "record", "unparsed", "source_file", "_row")
+    internal = ("reasons", "record", "unparsed", "source_file", ROW)
     accepted = batch.accepted.select(*[name for name in batch.accepted.columns if name not in internal])
     held = {"quarantine": 0, "events": 0}
     for name, rows, staged_rows, key, dates in (

@@ -7,7 +7,9 @@ type is a reason on its row and nothing is lost in a reader.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Column, DataFrame
@@ -20,6 +22,9 @@ from sie_spark.clickstream.drift import (
     EXTRA,
     FILE,
     HELPERS,
+    MASK_BITS,
+    MISSING_COLUMN,
+    NEW_COLUMN,
     SOURCE,
     TEXT,
     UNPARSED,
@@ -30,6 +35,7 @@ from sie_spark.clickstream.drift import (
     extra_columns,
     no_extra,
     no_reasons,
+    prefixed,
     retyped_reason,
     typed_from_text,
     widens,
@@ -143,53 +149,70 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     }
     lines = _load(spark, "text", settings.path, options, stream)
     partitions = [name for name in lines.columns if name != "value" and name not in schema.names]
-    text_schema = StructType(
-        [StructField(f.name, StringType()) for f in schema] + [StructField(CORRUPT, StringType())]
-    )
-    given = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, **settings.options}
-    record = F.from_json("value", text_schema, given)
+    # one pass over the text gives the values and the names of all columns, declared or not
+    record = F.col("_sie_record")
+    parsed = F.from_json("value", "map<string,string>", {"mode": "PERMISSIVE", **settings.options})
     value = F.col("value")
     frame = lines.select(
-        "value", *partitions, F.col("_metadata.file_name").alias(FILE), record.alias("_sie_record")
+        "value", *partitions, F.col("_metadata.file_name").alias(FILE), parsed.alias("_sie_record")
     )
     valid = F.is_valid_utf8("value")
     whole = (
         valid
         & F.ltrim(value).startswith("{")
         & F.rtrim(value).endswith("}")
-        & F.col(f"_sie_record.{CORRUPT}").isNull()
+        & record.isNotNull()
         & ~_glued(value)
     )
     kept_text = F.when(valid, value).otherwise(F.concat(F.lit("base64:"), F.base64(value.cast("binary"))))
-    keys = F.when(whole, F.json_object_keys("value"))
-    new = F.array_except(keys, F.array(*[F.lit(name) for name in schema.names]))
-    extra = F.from_json("value", "map<string,string>", {"mode": "PERMISSIVE"})
     known = F.array(*[F.lit(name) for name in schema.names])
-    extra = F.map_filter(extra, lambda key, _: ~F.array_contains(known, key))
-    drift = (
-        F.coalesce(F.transform(new, lambda name: F.concat(F.lit("new_column:"), name)), no_reasons())
-        if settings.on_new_column in ("refuse", "quarantine")
-        else no_reasons()
-    )
+    held = reduce(add, [record[name].isNotNull().cast("int") for name in schema.names])
+    others = F.array_except(F.map_keys(record), known)
+    new = F.when(F.size(record) > held, others).otherwise(no_reasons())
+    drift = no_reasons()
+    if settings.on_new_column in ("refuse", "quarantine"):
+        drift = F.when(whole & (F.size(new) > 0), prefixed(NEW_COLUMN, new)).otherwise(drift)
     if settings.on_missing_column == "quarantine":
-        absent = F.array_except(known, F.coalesce(keys, known))
-        drift = F.concat(drift, F.transform(absent, lambda name: F.concat(F.lit("missing_column:"), name)))
+        absent = F.array_except(known, F.map_keys(record))
+        drift = F.when(
+            whole & (F.size(absent) > 0), F.concat(drift, prefixed(MISSING_COLUMN, absent))
+        ).otherwise(drift)
+    bits = _bits(schema.names) if settings.columns else {}
+    masks = _masks(bits, record)
+    extra = F.map_filter(record, lambda key, _: ~F.array_contains(known, key))
     frame = frame.select(
-        *[F.col(f"_sie_record.`{name}`").alias(name) for name in schema.names],
+        *[record[name].alias(name) for name in schema.names],
         *partitions,
         FILE,
         F.when(~F.coalesce(whole, F.lit(False)), kept_text).alias(UNPARSED),
         drift.alias(DRIFT),
-        (F.when(F.size(new) > 0, extra) if settings.on_new_column == "add" else no_extra()).alias(EXTRA),
+        (F.when(whole & (F.size(new) > 0), extra) if settings.on_new_column == "add" else no_extra()).alias(
+            EXTRA
+        ),
         value.alias(TEXT),
+        *[mask.alias(name) for name, mask in masks.items()],
     )
-    return typed_from_text(frame, schema, partitions)
+    return replace(typed_from_text(frame, schema, partitions, tuple(masks)), bits=bits)
+
+
+def _bits(names: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """A mask (a bigint column) and a bit for each column."""
+    return {name: (f"_sie_held_{at // MASK_BITS}", at % MASK_BITS) for at, name in enumerate(names)}
+
+
+def _masks(bits: dict[str, tuple[str, int]], record: Column) -> dict[str, Column]:
+    """The masks' values: which of the columns a record has."""
+    masks: dict[str, Column] = {}
+    for name, (mask, bit) in bits.items():
+        held = F.shiftleft(record[name].isNotNull().cast("bigint"), bit)
+        masks[mask] = masks[mask].bitwiseOR(held) if mask in masks else held
+    return masks
 
 
 def _glued(value: Column) -> Column:
     """Two objects on one line: ``}`` and ``{`` meet outside of strings, where JSON wants a comma."""
     bare = F.regexp_replace(F.substring(value, 1, 100_000), r'"[^"\\]*"', '""')
-    second = F.locate("{", value, 2) > 0  # a flat record has one brace: no pattern is tried on it
+    second = F.ltrim(value, F.lit("{ \t\r")).contains("{")  # a flat record has one brace: no pattern is tried
     return F.when(second & value.rlike(r"\}\s*\{"), bare.rlike(r"\}\s*\{")).otherwise(F.lit(False))
 
 

@@ -7,10 +7,11 @@ again; killed after, the next run goes on from it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import DataFrame, Observation
+from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import Canonical
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from sie_spark.platform.context import Context
 
 FOLDER = "_staging"
-ROW = "_row"
+ROW, BAD = "_row", "_bad"  # a number a row, whether it is rejected
+KEYS = (BAD, "_h1", "_h2")  # beside it two hashes of the event's id
 
 
 @dataclass(frozen=True)
@@ -47,47 +49,52 @@ class Fate:
     duplicate: int
 
 
-def in_range(frame: DataFrame, first: str | None, last: str | None) -> tuple[DataFrame, Any]:
-    """Rows of the asked dates, and the test for rows outside; rejected rows without a date always stay."""
+def in_range(first: str | None, last: str | None) -> Any:
+    """The test for rows of the asked dates; rejected rows without a date always stay."""
     test = F.lit(True)
     if first:
         test = test & (F.col("event_date") >= F.lit(first).cast("date"))
     if last:
         test = test & (F.col("event_date") <= F.lit(last).cast("date"))
-    stays = test | (F.col("event_date") == F.lit(UNKNOWN_DATE).cast("date"))
-    return frame.where(stays), ~stays
+    return test | (F.col("event_date") == F.lit(UNKNOWN_DATE).cast("date"))
 
 
-def stage(ctx: Context, canonical: Canonical, fingerprint: str) -> Counts:
-    """Write a batch's tagged rows in one pass and count them in the same pass."""
+def stage(
+    ctx: Context, canonical: Canonical, fingerprint: str, more: Sequence[Column] = ()
+) -> tuple[Counts, dict[str, Any]]:
+    """Write a batch's tagged rows in one pass and count them in the same pass; ``more`` is measured too."""
     run = ctx.config.run
-    before, after = Observation(f"read-{fingerprint}"), Observation(f"staged-{fingerprint}")
-    _, outside = in_range(canonical.frame, run.date_from, run.date_to)
-    frame = canonical.frame.observe(before, F.count("*").alias("read"), _sum(outside).alias("outside"))
-    frame, _ = in_range(frame, run.date_from, run.date_to)
-    rejected = F.size("reasons") > 0
-    measures = [_sum(rejected).alias("rejected"), F.count("*").alias("staged")]
+    asked = bool(run.date_from or run.date_to)
+    stays = in_range(run.date_from, run.date_to)
+    rejected = F.col(BAD) & stays if asked else F.col(BAD)
+    measures = [F.count("*").alias("read"), _sum(rejected).alias("rejected")]
+    if asked:
+        measures.append(_sum(~stays).alias("outside"))
     for index, reason in enumerate(canonical.reasons):
-        measures.append(_sum(F.array_contains("reasons", reason)).alias(f"r{index}"))
-    measures += [_sum(F.col(flag)).alias(flag) for flag in canonical.warnings]
-    frame = frame.observe(after, *measures).drop(*canonical.warnings)
-    frame = frame.withColumn(ROW, F.monotonically_increasing_id())
+        measures.append(_sum(rejected & F.array_contains("reasons", reason)).alias(f"r{index}"))
+    measures += [
+        _sum(F.col(flag) & stays if asked else F.col(flag)).alias(flag) for flag in canonical.warnings
+    ]
+    seen = Observation(f"staged-{fingerprint}")
+    frame = canonical.frame.withColumn(BAD, F.size("reasons") > 0).observe(seen, *measures, *more)
+    if asked:
+        frame = frame.where(stays)
+    frame = frame.drop(*canonical.warnings, *canonical.masks).withColumn(ROW, F.monotonically_increasing_id())
     path = ctx.root.path(FOLDER, fingerprint)
-    frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
-    saw, wrote = before.get, after.get
-    outside_rows = int(saw["outside"] or 0)
-    read = int(saw["read"]) - outside_rows
+    # read once and removed: statistics of its columns would be in vain
+    writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+    writer.option("delta.dataSkippingNumIndexedCols", "0").save(path)
+    saw = seen.get
+    outside = int(saw["outside"] or 0) if asked else 0
     counts = Counts(
-        read,
-        int(wrote["rejected"] or 0),
-        outside_rows,
-        {name: n for i, name in enumerate(canonical.reasons) if (n := int(wrote[f"r{i}"] or 0))},
-        {name: n for flag, name in canonical.warnings.items() if (n := int(wrote[flag] or 0))},
+        int(saw["read"]) - outside,
+        int(saw["rejected"] or 0),
+        outside,
+        {name: n for i, name in enumerate(canonical.reasons) if (n := int(saw[f"r{i}"] or 0))},
+        {name: n for flag, name in canonical.warnings.items() if (n := int(saw[flag] or 0))},
     )
-    if int(wrote["staged"]) != read:
-        raise _identity(counts, f"{int(wrote['staged'])} rows were staged")
     save_counts(ctx.root, fingerprint, counts)
-    return counts
+    return counts, saw
 
 
 def save_counts(root: Root, fingerprint: str, counts: Counts) -> None:
@@ -128,39 +135,51 @@ class Batch:
 def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     """Choose one row a key; the identity is checked here, before anything is visible.
 
-    Only keys and row numbers are shuffled; repeated keys, few in a healthy log, go into a small table that
-    the merge leaves out by.
+    Only two hashes of the key and the row's number are shuffled, all of fixed width; repeated keys, few in a
+    healthy log, go into a small table that the merge leaves out by. The key is 128 bits of SHA-256 and the
+    hashes are 128 bits too, so taking one for the other loses nothing.
 
     Raises
     ------
     RowIdentityError
         when the staged rows are not the rows that were read.
     """
-    rows = staged(ctx, fingerprint).withColumn("bad", F.size("reasons") > 0)
-    first = F.min(F.struct(F.col(ROW).alias("row"), "event_date")).alias("first")
-    grouped = rows.groupBy("bad", "event_id").agg(F.count("*").alias("n"), first)
-    totals = grouped.groupBy("bad", F.col("first.event_date").cast("string")).agg(F.sum("n"), F.count("*"))
-    days: dict[bool, list[str]] = {True: [], False: []}
-    total, distinct = {True: 0, False: 0}, {True: 0, False: 0}
-    for bad, day, all_rows, different in totals.collect():  # a row a date
-        days[bad].append(day)
-        total[bad] += int(all_rows)
-        distinct[bad] += int(different)
-    if sum(total.values()) != counts.read or total[True] != counts.rejected:
-        raise _identity(counts, f"{sum(total.values())} rows have keys, {total[True]} of them rejected")
-    if sum(distinct.values()) < counts.read:
-        path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
-        repeated = grouped.where("n > 1").select("bad", "event_id", F.col("first.row").alias("row"))
-        repeated.write.format("delta").mode("overwrite").save(path)
-        rows = rows.join(ctx.spark.read.format("delta").load(path), ["bad", "event_id"], "left")
-        rows = rows.where(F.col("row").isNull() | (F.col("row") == F.col(ROW))).drop("row")
+    rows, fates = _with_keys(staged(ctx, fingerprint)), {"accepted": ~F.col(BAD), "rejected": F.col(BAD)}
+    days = Observation(f"days-{fingerprint}")
+    dated = {
+        name: F.collect_set(F.when(test, F.col("event_date").cast("string"))) for name, test in fates.items()
+    }
+    rows = rows.observe(days, *[F.array_join(column, ",").alias(name) for name, column in dated.items()])
+    grouped = rows.groupBy(*KEYS).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
+    keyed = Observation(f"keys-{fingerprint}")
+    totals = [_sum_if(test, F.col("n")).alias(f"{name}_rows") for name, test in fates.items()]
+    totals += [_sum(test).alias(f"{name}_keys") for name, test in fates.items()]
+    repeated = grouped.observe(keyed, *totals).where("n > 1").drop("n")
+    path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
+    repeated.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    found = {name: int(value or 0) for name, value in keyed.get.items()}
+    read = found["accepted_rows"] + found["rejected_rows"]
+    if read != counts.read or found["rejected_rows"] != counts.rejected:
+        raise _identity(counts, f"{read} rows have keys, {found['rejected_rows']} of them rejected")
+    rows = staged(ctx, fingerprint)
+    if found["accepted_keys"] + found["rejected_keys"] < counts.read:
+        rows = _with_keys(rows).join(ctx.spark.read.format("delta").load(path), list(KEYS), "left")
+        rows = rows.where(F.col("first").isNull() | (F.col("first") == F.col(ROW)))
+        rows = rows.drop("first", *KEYS[1:])
+    dates = {name: sorted(filter(None, (days.get[name] or "").split(","))) for name in fates}
     return Batch(
-        rows.where(~F.col("bad")).drop("bad"),
-        rows.where(F.col("bad")).drop("bad"),
-        distinct[False],
-        distinct[True],
-        sorted(days[False]),
-        sorted(days[True]),
+        rows.where(~F.col(BAD)).drop(BAD),
+        rows.where(F.col(BAD)).drop(BAD),
+        found["accepted_keys"],
+        found["rejected_keys"],
+        dates["accepted"],
+        dates["rejected"],
+    )
+
+
+def _with_keys(rows: DataFrame) -> DataFrame:
+    return rows.withColumns(
+        {KEYS[1]: F.xxhash64("event_id"), KEYS[2]: F.xxhash64(F.lit("second"), "event_id")}
     )
 
 
@@ -168,6 +187,10 @@ def already_there(catalog: Catalog, rows: DataFrame, name: str, *, key: str, whe
     """How many of these keys the table holds at these dates."""
     held = catalog.read(name).where(where).select(F.col(key).alias("event_id"))
     return rows.select("event_id").join(held, "event_id", "left_semi").count()
+
+
+def _sum_if(test: Any, value: Any) -> Any:
+    return F.sum(F.when(test, value))
 
 
 def _sum(test: Any) -> Any:

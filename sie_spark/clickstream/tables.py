@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.platform.catalog import RETENTION, Catalog, union_of_dates
+from sie_spark.platform.catalog import RETENTION, Catalog, statistics, union_of_dates
 from sie_spark.platform.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -87,9 +87,11 @@ def ensure(catalog: Catalog, name: str, schema: StructType, *, layout: str = "pa
     if catalog.exists(name):
         return False
     columns = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in schema)
-    placed = "PARTITIONED BY (event_date)" if layout == "partition" else "CLUSTER BY (event_date)"
+    clustered = [] if layout == "partition" else ["event_date"]
+    placed = "CLUSTER BY (event_date)" if clustered else "PARTITIONED BY (event_date)"
     checks = {f"delta.constraints.{key}": test for key, test in CONSTRAINTS.get(name, {}).items()}
-    properties = ", ".join(f"'{key}' = '{value}'" for key, value in {**RETENTION, **checks}.items())
+    asked = {**RETENTION, **statistics(schema.names, clustered=clustered), **checks}
+    properties = ", ".join(f"'{key}' = '{value}'" for key, value in asked.items())
     catalog.spark.sql(
         f"CREATE TABLE IF NOT EXISTS {catalog.sql_name(name)} ({columns}) USING delta {placed} "
         f"TBLPROPERTIES ({properties})"

@@ -14,6 +14,8 @@ from sie_spark.platform.errors import DataError
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
+UNROLLED = 16  # longest list whose ids are looked up place by place
+
 
 @dataclass(frozen=True)
 class Category:
@@ -69,6 +71,11 @@ class IdList:
         """array<int> of :attr:`length` ids, where ids need no join."""
         from pyspark.sql import functions as F
 
+        if self.length <= UNROLLED:  # element by element is compiled; a lambda would be interpreted
+            places = [F.get(texts, F.lit(at)) for at in range(self.length)]
+            return F.array(
+                *[F.when(place.isNotNull(), self.ids.column(place)).otherwise(0) for place in places]
+            )
         found = F.transform(texts, self.ids.column)
         return F.concat(found, F.array_repeat(F.lit(0), F.lit(self.length) - F.size(texts)))
 

@@ -57,7 +57,7 @@ def ngrams_column(text: Column, size: int, limit: int) -> Column:
     from pyspark.sql import functions as F
 
     lowered = F.translate(text, UPPER, LOWER)
-    words = F.filter(F.split(lowered, SEPARATORS), lambda word: word != "")
+    words = F.array_remove(F.split(lowered, SEPARATORS), "")
     if size > 1:
         # a lambda over a one-element array names the words, so that they are cut once and not once a use
         words = F.get(

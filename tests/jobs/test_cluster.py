@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +72,11 @@ def test_spark_submit_gives_the_tables_of_local_mode(wheel: Path, tmp_path: Path
     environment.pop("PYSPARK_GATEWAY_PORT", None)
     cluster, local = tmp_path / "cluster", tmp_path / "local"
     common = ["--config", "simulated", *settings()]
-    run(
-        [
-            *submit,
-            *common,
-            "--environment",
-            "cluster",
-            "--set",
-            "training.processes=2",
-            "--root",
-            str(cluster),
-        ],
-        env=environment,
-    )
-    again = [sys.executable, "-m", "sie_spark.cli", "run", *common, "--root", str(local)]
-    first, second = run(again, env=environment), run(again, env=environment)
+    on_cluster = [*submit, *common, "--environment", "cluster", "--root", str(cluster)]
+    here = [sys.executable, "-m", "sie_spark.cli", "run", *common, "--root", str(local)]
+    with ThreadPoolExecutor() as pool:
+        _, first = pool.map(lambda command: run(command, env=environment), (on_cluster, here))
+    second = run(here, env=environment)
     assert second["skipped"] and not first["skipped"]
     assert second["outputs"] == first["outputs"], "the same command again must not write a version or a row"
     assert second["metrics"]["auc_weighted"] == first["metrics"]["auc_weighted"]
