@@ -32,7 +32,7 @@ def wanted(settings: History) -> bool:
 
 
 def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataFrame:
-    """Add the ``hist_*`` columns (bigint counts, int places) and ``recent_items``.
+    """Add the ``hist_*`` columns (bigint counts) and ``recent_items``; :func:`with_list_history` comes last.
 
     ``rows`` needs SESSION, item_id, event_ts, seq, list_id, position. ``events`` may begin earlier.
     """
@@ -42,7 +42,7 @@ def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataF
     both = shown_rows(rows).unionByName(
         actions.select(*action_columns(), F.lit(1).alias(COUNTED)), allowMissingColumns=True
     )
-    return remembered(both, settings).drop(*INTERNAL)
+    return remembered(both, settings)
 
 
 def shown_rows(rows: DataFrame) -> DataFrame:
@@ -67,8 +67,7 @@ def remembered(both: DataFrame, settings: History) -> DataFrame:
 
     The session window comes first: its shuffle serves the windows by (session, item) and by list too.
     """
-    frame = _by_item(_by_session(both, settings), settings)
-    return _by_list(frame.where(F.col(ACTION) == 0), settings)
+    return _by_item(_by_session(both, settings), settings).where(F.col(ACTION) == 0)
 
 
 def _by_session(both: DataFrame, settings: History) -> DataFrame:
@@ -110,7 +109,11 @@ def _by_item(both: DataFrame, settings: History) -> DataFrame:
     )
 
 
-def _by_list(frame: DataFrame, settings: History) -> DataFrame:
+def with_list_history(frame: DataFrame, settings: History) -> DataFrame:
+    """What the history of its items says of a whole list (bigint, double, int places).
+
+    It comes after :func:`list_relative`, whose sort by list serves it too.
+    """
     whole = Window.partitionBy(SESSION, "list_id", "event_ts")
     columns: dict[str, Column] = {}
     if settings.types:
@@ -122,7 +125,7 @@ def _by_list(frame: DataFrame, settings: History) -> DataFrame:
         columns["hist_last_is_item"] = is_last.cast("int")
         place = F.max(F.when(is_last, F.col("position"))).over(whole)
         columns["hist_last_distance"] = F.col("position") - place
-    return frame.withColumns(columns) if columns else frame
+    return frame.withColumns(columns).drop(*INTERNAL)
 
 
 def _sequence() -> Column:

@@ -11,9 +11,9 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream import timeline
 from sie_spark.clickstream.attribution import clicks, conversions
-from sie_spark.clickstream.history import wanted, with_history
+from sie_spark.clickstream.history import wanted, with_history, with_list_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
-from sie_spark.clickstream.shown import SESSION, list_relative, sessionised, shown
+from sie_spark.clickstream.shown import SESSION, list_relative, packed, sessionised, shown, unpacked
 from sie_spark.clickstream.staging import FOLDER, clear
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, event_dates, maturing
 from sie_spark.clickstream.tables import (
@@ -33,6 +33,19 @@ from sie_spark.platform.result import StageResult
 from sie_spark.platform.root import read_bytes
 
 JOB = "samples"
+# what attribution, history and list features look at or write
+USED = (
+    "impression_id",
+    "list_id",
+    "item_id",
+    "event_ts",
+    "seq",
+    "position",
+    "click",
+    "conversion",
+    "_click_ts",
+    SESSION,
+)
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
 
@@ -92,11 +105,14 @@ def build(
     rows = rows.withColumn(
         SESSION, F.coalesce("session_id", F.concat(F.lit("\u0000"), F.col("impression_id")))
     )
-    shared = timeline.fits(dataset)
+    shared, remembers = timeline.fits(dataset), wanted(history)
     clicked = rows
     if settings.click_event is not None and (history.rates or not shared):
         clicked = clicks(rows, near, settings.click_event)
     rates = _rates(ctx, clicked, dates[0], fingerprint) if history.rates else None
+    matched = {name for a in attributions for name in a.match}
+    needed = {*USED, *settings.list_relative, *matched, *(f"_m_{name}" for name in matched)}
+    rows, clicked = packed(rows, needed), packed(clicked, needed)
     if shared:
         rows = timeline.labelled_with_history(rows, near, dataset)
     else:
@@ -104,10 +120,14 @@ def build(
         sessions = dataset.kind == "events" or (
             dataset.kind == "impressions" and "session_id" in dataset.columns
         )
-        if sessions and wanted(history):
+        remembers = remembers and sessions
+        if remembers:
             rows = with_history(rows, near, history)
     if settings.list_relative or settings.items:
         rows = list_relative(rows, settings.list_relative)
+    if remembers:
+        rows = with_list_history(rows, history)
+    rows = unpacked(rows)
     if rates is not None:
         rows = with_rates(rows, rates, history.rates)
     return _finished(rows, ctx, newest).where(dates_in(dates))

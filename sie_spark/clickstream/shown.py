@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -12,6 +14,7 @@ from sie_spark.platform.errors import ConfigError
 ORDER = ("event_ts", "seq")
 SESSION = "_session"  # session_id, or something unique where there is none
 INTERNAL = ("event_id", "event_date", "event_ts", "seq", "event_type", "user_id", "session_id", "item_id")
+PACKED = "_packed"
 LABELS = ("label", "click", "conversion", "conversion_delay_s")
 
 
@@ -112,14 +115,28 @@ def list_relative(frame: DataFrame, names: list[str]) -> DataFrame:
     """
     within = Window.partitionBy(SESSION, "list_id", "event_ts")
     columns: dict[str, Column] = {"list_size": F.count("*").over(within).cast("int")}
-    for name in names:
+    for name in names:  # ranks first: rows sorted for them are sorted for the lists too
         value = F.col(name).cast("double")
         there = value.isNotNull() & ~F.isnan(value)
         rank = F.rank().over(within.orderBy(F.when(there, value).asc_nulls_last()))
-        columns[f"{name}_rank"] = F.when(there, rank).cast("int")
+        frame = frame.withColumn(f"{name}_rank", F.when(there, rank).cast("int"))
         mean = F.avg(F.when(there, value)).over(within)
         columns[f"{name}_ratio"] = F.when(there & (mean != 0), value / mean)
     return frame.withColumns(columns)
+
+
+def packed(rows: DataFrame, needed: Iterable[str]) -> DataFrame:
+    """All columns but the needed ones in one struct: a window copies a row's columns one by one, a struct whole."""
+    kept = [name for name in rows.columns if name in set(needed)]
+    others = [name for name in rows.columns if name not in kept]
+    return rows.select(*kept, F.struct(*others).alias(PACKED)) if others else rows
+
+
+def unpacked(rows: DataFrame) -> DataFrame:
+    """The columns that :func:`packed` put away, beside those that were added since."""
+    if PACKED not in rows.columns:
+        return rows
+    return rows.select(*[name for name in rows.columns if name != PACKED], f"{PACKED}.*")
 
 
 def _labelled(dataset: Dataset, kind: str) -> bool:

@@ -13,7 +13,6 @@ from sie_spark.clickstream.attribution import AT, check_match, held_column, seco
 from sie_spark.clickstream.history import (
     ACTION,
     COUNTED,
-    INTERNAL,
     SEQ,
     action_columns,
     remembered,
@@ -65,7 +64,7 @@ def labelled_with_history(rows: DataFrame, events: DataFrame, dataset: Dataset) 
     else:
         frame = frame.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
     extra = [CLICK, BUY, *[f"_k_{name}" for name in keys]]
-    return remembered(frame.drop(*extra), history).drop(*INTERNAL)
+    return remembered(frame.drop(*extra), history)
 
 
 def _actions(

@@ -22,6 +22,8 @@ DATA_PATH_CONF = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.pyspark.validateSchema.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "8192",
+    # HotSpot only interprets methods of more than 8,000 bytes; a wide projection fused into one would be
+    "spark.sql.codegen.hugeMethodLimit": "8000",
 }
 
 
