@@ -56,6 +56,8 @@ MAPPING = (
     "sampling_rate",
     "rules",
 )
+# every column of a record in one compiled method; session.py and spark-defaults.conf let HotSpot compile it
+ONE_METHOD = {"spark.sql.codegen.hugeMethodLimit": "65535"}
 ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
 ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
 
@@ -70,7 +72,7 @@ def run(ctx: Context) -> StageResult:
     RowIdentityError
         when rows read differ from events + quarantined + duplicates; nothing was made visible.
     """
-    with session_settings(ctx.spark, EXPRESSIONS):
+    with session_settings(ctx.spark, {**EXPRESSIONS, **ONE_METHOD}):
         files = snapshot(ctx.spark, ctx.config.dataset.source)
         if ctx.config.dataset.source.incremental:
             return _incremental(ctx, files)

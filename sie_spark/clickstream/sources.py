@@ -150,13 +150,21 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     lines = _load(spark, "text", settings.path, options, stream)
     partitions = [name for name in lines.columns if name != "value" and name not in schema.names]
     # one pass over the text gives the values and the names of all columns, declared or not
-    record = F.col("_sie_record")
     parsed = F.from_json("value", "map<string,string>", {"mode": "PERMISSIVE", **settings.options})
-    value = F.col("value")
     frame = lines.select(
-        "value", *partitions, F.col("_metadata.file_name").alias(FILE), parsed.alias("_sie_record")
+        *partitions,
+        F.col("_metadata.file_name").alias(FILE),
+        F.col("value").alias(TEXT),
+        parsed.alias("_sie_record"),
     )
-    valid = F.is_valid_utf8("value")
+    value, record, carried = F.col(TEXT), F.col("_sie_record"), [*partitions, FILE, TEXT]
+    names = [f"`{name}`" for name in schema.names]
+    frame = frame.select(*carried, record, *[record[name].alias(name) for name in schema.names])
+    bits = {name: (f"_sie_held_{at // MASK_BITS}", at % MASK_BITS) for at, name in enumerate(schema.names)}
+    masks = _masks(bits)
+    frame = frame.select(*carried, record, *names, *[mask.alias(name) for name, mask in masks.items()])
+
+    valid = F.is_valid_utf8(value)
     whole = (
         valid
         & F.ltrim(value).startswith("{")
@@ -166,45 +174,34 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     )
     kept_text = F.when(valid, value).otherwise(F.concat(F.lit("base64:"), F.base64(value.cast("binary"))))
     known = F.array(*[F.lit(name) for name in schema.names])
-    held = reduce(add, [record[name].isNotNull().cast("int") for name in schema.names])
-    others = F.array_except(F.map_keys(record), known)
-    new = F.when(F.size(record) > held, others).otherwise(no_reasons())
+    has_new = whole & (F.size(record) > reduce(add, [F.bit_count(mask) for mask in masks]))
+    new = F.array_except(F.map_keys(record), known)
+    has_new = has_new & (F.size(new) > 0)  # a column that is null is held by the record, and not new
     drift = no_reasons()
     if settings.on_new_column in ("refuse", "quarantine"):
-        drift = F.when(whole & (F.size(new) > 0), prefixed(NEW_COLUMN, new)).otherwise(drift)
+        drift = F.when(has_new, prefixed(NEW_COLUMN, new)).otherwise(drift)
     if settings.on_missing_column == "quarantine":
         absent = F.array_except(known, F.map_keys(record))
-        drift = F.when(
-            whole & (F.size(absent) > 0), F.concat(drift, prefixed(MISSING_COLUMN, absent))
-        ).otherwise(drift)
-    bits = _bits(schema.names) if settings.columns else {}
-    masks = _masks(bits, record)
+        absent_too = F.concat(drift, prefixed(MISSING_COLUMN, absent))
+        drift = F.when(whole & (F.size(absent) > 0), absent_too).otherwise(drift)
     extra = F.map_filter(record, lambda key, _: ~F.array_contains(known, key))
     frame = frame.select(
-        *[record[name].alias(name) for name in schema.names],
-        *partitions,
-        FILE,
+        *names,
+        *carried,
         F.when(~F.coalesce(whole, F.lit(False)), kept_text).alias(UNPARSED),
         drift.alias(DRIFT),
-        (F.when(whole & (F.size(new) > 0), extra) if settings.on_new_column == "add" else no_extra()).alias(
-            EXTRA
-        ),
-        value.alias(TEXT),
-        *[mask.alias(name) for name, mask in masks.items()],
+        (F.when(has_new, extra) if settings.on_new_column == "add" else no_extra()).alias(EXTRA),
+        *masks,
     )
-    return replace(typed_from_text(frame, schema, partitions, tuple(masks)), bits=bits)
+    raw = typed_from_text(frame, schema, partitions, tuple(masks))
+    return replace(raw, bits=bits if settings.columns else {})
 
 
-def _bits(names: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """A mask (a bigint column) and a bit for each column."""
-    return {name: (f"_sie_held_{at // MASK_BITS}", at % MASK_BITS) for at, name in enumerate(names)}
-
-
-def _masks(bits: dict[str, tuple[str, int]], record: Column) -> dict[str, Column]:
-    """The masks' values: which of the columns a record has."""
+def _masks(bits: dict[str, tuple[str, int]]) -> dict[str, Column]:
+    """The masks (bigint): which of the columns a record has."""
     masks: dict[str, Column] = {}
     for name, (mask, bit) in bits.items():
-        held = F.shiftleft(record[name].isNotNull().cast("bigint"), bit)
+        held = F.shiftleft(F.col(f"`{name}`").isNotNull().cast("bigint"), bit)
         masks[mask] = masks[mask].bitwiseOR(held) if mask in masks else held
     return masks
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # inside a character class of Java and of Python alike
 SEPARATORS = r"[\x00-\x2F\x3A-\x40\x5B-\x60\x7B-\xA9\xAB-\xB4\xB6-\xB9\xBB-\xBF\u2000-\u206F\u3000-\u303F]+"
 _SPLIT = re.compile(SEPARATORS)
+_BETWEEN = "".join(chr(code) for code in range(0x3040) if _SPLIT.fullmatch(chr(code)))
 
 
 def _lower_pairs() -> tuple[str, str]:
@@ -56,8 +57,8 @@ def ngrams_column(text: Column, size: int, limit: int) -> Column:
     """:func:`ngrams` in Spark: array<string>, never null."""
     from pyspark.sql import functions as F
 
-    lowered = F.translate(text, UPPER, LOWER)
-    words = F.array_remove(F.split(lowered, SEPARATORS), "")
+    spaced = F.translate(text, UPPER + _BETWEEN, LOWER + " " * len(_BETWEEN))
+    words = F.array_remove(F.split(spaced, " "), "")  # one pass and no pattern
     if size > 1:
         # a lambda over a one-element array names the words, so that they are cut once and not once a use
         words = F.get(

@@ -22,7 +22,8 @@ DATA_PATH_CONF = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.pyspark.validateSchema.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "8192",
-    # HotSpot only interprets methods of more than 8,000 bytes; a wide projection fused into one would be
+    # without -XX:-DontCompileHugeMethods HotSpot only interprets methods of more than 8,000 bytes, and with it
+    # compiles the widest of them badly: projections are split instead
     "spark.sql.codegen.hugeMethodLimit": "8000",
 }
 
@@ -71,7 +72,8 @@ def local_session(settings: Session, *, master: str | None = None) -> SparkSessi
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.driver.memory": settings.memory,
-        "spark.driver.extraJavaOptions": f"-Dderby.system.home={scratch} -XX:+UseParallelGC",
+        "spark.driver.extraJavaOptions": f"-Dderby.system.home={scratch} -XX:+UseParallelGC"
+        " -XX:-DontCompileHugeMethods",
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
         "spark.local.dir": str(scratch),
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
