@@ -31,6 +31,51 @@ def test_users_model_in_short_form(file: Path) -> None:
     assert load_config(file).model.name == "my.package:Net"
 
 
+def test_the_short_form_keeps_what_other_layers_say_of_the_model(file: Path) -> None:
+    short, option = "model=my.pkg:Net", "model.options.width=3"
+    for order in ([short, option], [option, short]):
+        model = load_config(file, overrides=order).model
+        assert (model.name, model.options) == ("my.pkg:Net", {"width": 3})
+
+
+def test_columns_are_whole_in_a_file_and_key_by_key_on_the_command_line(file: Path) -> None:
+    config = load_config(file, overrides=["dataset.columns.price=p"])
+    assert config.dataset.columns == {"label": "y", "price": "p"}
+
+
+def test_text_settings_take_what_yaml_reads_as_something_else(file: Path) -> None:
+    file.write_text(
+        MINIMAL.replace("y}}", "007, 12: yes}, impressions: {click: true}}")
+        + "run: {date_from: 2024-03-01, date_to: 2024-03-02}\n"
+    )
+    config = load_config(
+        file,
+        overrides=[
+            *("simulator.start=2024-04-01", "dataset.split.test_from=2024-03-02T10:00:00"),
+            *("dataset.source.options.header=true", "dataset.source.options.sep=1", "session.memory=4"),
+            "dataset.rules=[{column: a, check: set, values: [no, 1.50]}]",
+            *("model.options={wide: true, at: 2024-01-01, depth: 3}", "session.cores=3", "run.force=true"),
+        ],
+    )
+    assert (config.run.date_from, config.run.date_to, config.run.force) == ("2024-03-01", "2024-03-02", True)
+    assert config.dataset.columns == {"label": "007", "12": "yes"}
+    assert config.dataset.impressions.click == "true" and config.session.memory == "4"
+    assert config.dataset.source.options == {"header": "true", "sep": "1"}
+    assert config.dataset.rules[0].values == ["no", "1.50"]
+    assert config.simulator.start == "2024-04-01" and config.session.cores == 3
+    assert config.dataset.split.test_from == "2024-03-02T10:00:00"
+    assert config.model.options == {"wide": True, "at": "2024-01-01", "depth": 3}
+
+
+@pytest.mark.parametrize("setting", ["run.date_from", "run.date_to", "simulator.start"])
+def test_dates_are_iso_dates(file: Path, setting: str) -> None:
+    for text in ("2024-3-1", "2024-02-30", "yesterday", "20"):
+        with pytest.raises(ConfigError, match=f"'{setting}'.*2024-03-01") as caught:
+            load_config(file, overrides=[f"{setting}={text}"])
+        assert text in str(caught.value)
+    assert load_config(file, overrides=["run.date_from=20240301"]).run.date_from == "2024-03-01"
+
+
 @pytest.mark.parametrize(
     ("override", "said", "remedy"),
     [

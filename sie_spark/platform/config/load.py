@@ -14,6 +14,7 @@ import yaml
 
 from sie_spark.platform.config.base import Settings, validate
 from sie_spark.platform.config.dataset import Dataset
+from sie_spark.platform.config.scalars import read_yaml, settle
 from sie_spark.platform.config.stages import (
     Arms,
     Evaluation,
@@ -28,6 +29,9 @@ from sie_spark.platform.config.stages import (
     Weighting,
 )
 from sie_spark.platform.errors import ConfigError
+
+# a file that maps columns maps all of them: no column of another data set may shine through
+WHOLE = frozenset({"columns", "parallel"})
 
 
 class Config(Settings):
@@ -77,7 +81,7 @@ def load_config(
     path:
         a YAML file, or the name of a shipped one (``trivago``, ``simulated``).
     overrides:
-        ``a.b=value`` pairs; the value is read as YAML.
+        ``a.b=value`` pairs; the value is read as YAML, and as text where the setting is text.
     environment:
         ``local``, ``cluster`` or ``databricks``: the overlay of that name in ``conf/``.
     source:
@@ -91,15 +95,13 @@ def load_config(
     file = _find(path)
     data = _read(_shipped("base.yaml"))
     if environment:
-        data = _merge(data, _read(_shipped(f"{environment}.yaml")))
-    data = _merge(data, _read(file))
+        data = _merge(data, _read(_shipped(f"{environment}.yaml")), whole=WHOLE)
+    data = _merge(data, _read(file), whole=WHOLE)
     for pair in overrides:
         data = _merge(data, _override(pair))
     if source is not None:
         data = _merge(data, {"dataset": {"source": {"path": source}}})
-    if isinstance(data.get("model"), str):  # `model: package.module:Class` is the short form
-        data["model"] = {"name": data["model"]}
-    return validate(Config, data, where=str(file))
+    return validate(Config, settle(data, Config), where=str(file))
 
 
 def conf_dir() -> Traversable:
@@ -133,7 +135,7 @@ def _shipped(name: str) -> Traversable:
 
 def _read(file: Traversable) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}", remedy="check the path and its permissions") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -146,7 +148,7 @@ def _read(file: Traversable) -> dict[str, Any]:
         raise ConfigError(
             f"{file}: a mapping is expected at the top", remedy="see conf/datasets for examples"
         )
-    return data
+    return _written_out(data)
 
 
 def _override(pair: str) -> dict[str, Any]:
@@ -154,23 +156,28 @@ def _override(pair: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {pair}: not of the form a.b=value", remedy="write --set section.name=value")
     try:
-        value: Any = yaml.safe_load(text)
+        value: Any = read_yaml(text)
     except yaml.YAMLError:
         raise ConfigError(f"--set {pair}: the value is not valid YAML", remedy="quote the value") from None
     for part in reversed(key.strip().split(".")):
         value = {part: value}
-    return value
+    return _written_out(value)
 
 
-def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+def _written_out(layer: dict[str, Any]) -> dict[str, Any]:
+    """``model: package.module:Class``, the short form, as the mapping that other layers may add to."""
+    model = layer.get("model")
+    return {**layer, "model": {"name": model}} if isinstance(model, str) else layer
+
+
+def _merge(
+    low: dict[str, Any], high: dict[str, Any], *, whole: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """``high`` over ``low``, key by key; mappings named in ``whole`` are replaced as one."""
     merged = dict(low)
     for key, value in high.items():
-        if (
-            isinstance(value, dict)
-            and isinstance(merged.get(key), dict)
-            and key not in {"columns", "parallel"}
-        ):
-            merged[key] = _merge(merged[key], value)
+        if isinstance(value, dict) and isinstance(merged.get(key), dict) and key not in whole:
+            merged[key] = _merge(merged[key], value, whole=whole)
         else:
             merged[key] = value
     return merged

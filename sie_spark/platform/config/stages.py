@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sie_spark.platform.config.base import Settings
+
+
+def _iso_date(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError("no ISO date; write it like 2024-03-01") from None
+
+
+IsoDate = Annotated[str, AfterValidator(_iso_date)]
 
 
 class Model(Settings):
@@ -103,7 +114,7 @@ class Simulator(Settings):
 
     impressions: int = Field(200_000, ge=1)
     days: int = Field(4, ge=1)
-    start: str = "2024-03-01"
+    start: IsoDate = "2024-03-01"
     users: int = Field(5_000, ge=1)
     items: int = Field(2_000, ge=2)
     queries: int = Field(200, ge=1)
@@ -146,8 +157,8 @@ class Tracking(Settings):
 class Run(Settings):
     """Which dates a job works on; both ends included, ISO dates; null: all."""
 
-    date_from: str | None = None
-    date_to: str | None = None
+    date_from: IsoDate | None = None
+    date_to: IsoDate | None = None
     force: bool = Field(False, description="rebuild even what is up to date")
 
     @model_validator(mode="after")
