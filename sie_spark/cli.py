@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from sie_spark import __version__
 from sie_spark.pipeline import STAGES, UPKEEP, run_all, run_stage
@@ -24,7 +24,9 @@ from sie_spark.platform.root import Root
 from sie_spark.platform.tracking import Tracker, check_tracking
 from sie_spark.summary import show
 
+WRONG_USAGE = 2
 INTERRUPTED = 130  # what a shell gives for Ctrl-C
+JOBS = (*STAGES, "run", "demo", *UPKEEP, "doctor")
 HELP = {
     "simulate": "write a clickstream whose truth is known",
     "ingest": "raw records -> events + quarantine",
@@ -44,9 +46,30 @@ HELP = {
 }
 
 
+class UsageError(Exception):
+    """Arguments that argparse refuses; the usage is on stderr already."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as argparse does, and leaves the exit to :func:`main`."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        raise UsageError(message)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns the exit status (0 worked, 1 failed, 2 wrong usage)."""
-    options = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _parser().parse_args(words)
+    except UsageError as error:
+        job = next((word for word in words if word in JOBS), "sie")
+        command = "sie" if job == "sie" else f"sie {job}"
+        said = failure(job, 0.0, error=str(error), remedy=f"see '{command} --help'")
+        sys.stdout.write(line(said) + "\n")
+        return WRONG_USAGE
     job, began = options.job, time.monotonic()
     progress = Progress(quiet=options.quiet)
     with _stdout_is_ours() as emit, _terminable() as terminated:
@@ -108,10 +131,10 @@ def _simulated(config: Config, root: Root) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sie", description="Which training samples matter.")
+    parser = _Parser(prog="sie", description="Which training samples matter.")
     parser.add_argument("--version", action="version", version=f"sie_spark {__version__}")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for name in (*STAGES, "run", "demo", *UPKEEP, "doctor"):
+    for name in JOBS:
         job = jobs.add_parser(name, help=HELP[name], description=HELP[name])
         job.add_argument("--config", help="YAML file, or the name of a shipped data set (default: simulated)")
         job.add_argument("--source", help="raw records: file, directory or glob (dataset.source.path)")

@@ -33,6 +33,33 @@ def test_failures_end_with_one_json_line_and_a_remedy(
     assert "Traceback" not in said["error"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "job", "error"),
+    [
+        (["run", "--bogus"], "run", "--bogus"),
+        (["run", "--environment", "moon"], "run", "moon"),
+        (["forget"], "forget", "--user"),
+        (["rnu"], "sie", "rnu"),
+        ([], "sie", "JOB"),
+    ],
+)
+def test_wrong_usage_ends_with_the_json_line_too(
+    arguments: list[str], job: str, error: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    said = json.loads(out)
+    assert (said["job"], said["ok"], said["schema_version"]) == (job, False, 1) and error in said["error"]
+    assert said["remedy"] == ("see 'sie --help'" if job == "sie" else f"see 'sie {job} --help'")
+    assert "usage: sie" in err and error in err
+
+
+def test_help_stays_help(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--help"])
+    assert caught.value.code == 0 and "--root" in capfd.readouterr().out
+
+
 def test_a_stage_before_its_time_says_which_comes_first(tmp_path: Path) -> None:
     done = subprocess.run(
         [
