@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -120,6 +122,13 @@ def conversions(rows: DataFrame, events: DataFrame, settings: Attribution) -> Da
 def seconds_between(first: Column, second: Column) -> Column:
     """Whole seconds from one timestamp to another, bigint."""
     return F.floor((F.unix_micros(second) - F.unix_micros(first)) / F.lit(1_000_000)).cast("bigint")
+
+
+def click_delay(columns: Sequence[str]) -> Column:
+    """Whole seconds from an impression to its click, of rows in the making or of impressions; null if unknown."""
+    if "_click_ts" in columns:
+        return seconds_between(F.col("event_ts"), F.col("_click_ts"))
+    return F.col("click_delay_s") if "click_delay_s" in columns else F.lit(None).cast("bigint")
 
 
 def held_column(rows: DataFrame, name: str) -> Column:

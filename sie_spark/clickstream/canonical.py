@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame
@@ -76,6 +78,9 @@ def canonicalise(
     """
     names = _check(dataset)
     frame, missing = _mapped(raw, dataset)
+    if "event_ts" in names:  # a column of its own: parsed once, and what the rules see is a time
+        kind = frame.schema["_c_event_ts"].dataType.simpleString()
+        frame = frame.withColumn("_c_event_ts", parse_time(F.col("_c_event_ts"), kind, dataset))
     kinds = {field.name: field.dataType.simpleString() for field in frame.schema}
     holders = {name: f"_c_{name}" for name in names}
     frame = with_references(frame, dataset.rules, holders, spark)
@@ -85,8 +90,6 @@ def canonicalise(
     types = {name: kinds[f"_c_{name}"] for name in names}
     reasons: list[tuple[str, Column]] = []
     if "event_ts" in columns:
-        columns["event_ts"] = parse_time(columns["event_ts"], types["event_ts"], dataset)
-        types["event_ts"] = "timestamp"
         outside = columns["event_ts"].isNotNull() & ~sensible(columns["event_ts"])
         reasons.append(("event_ts:required", columns["event_ts"].isNull()))
         reasons.append(("event_ts:absurd", outside))
@@ -127,9 +130,10 @@ def canonicalise(
         *[F.col(name) for name in (UNPARSED, FILE, EXTRA, TEXT, SOURCE, INNER, OUTER, *raw.masks)],
     )
     # written as JSON only where it is kept, or is all there is to tell records apart
-    needed = F.size("reasons") > 0
-    if not dataset.event_key:
-        needed = needed | F.col(TEXT).isNull()
+    needed = (F.size("reasons") > 0) | F.col(TEXT).isNull()
+    if dataset.event_key:
+        keyless = reduce(or_, [F.col(f"_c_{name}").isNull() for name in dataset.event_key])
+        needed = (F.size("reasons") > 0) | (F.col(TEXT).isNull() & keyless)
     out = out.withColumn("_record", F.when(needed, _record(raw, dataset, identifiers)))
     named = {flag: name for flag, (name, _) in warned.items()}
     return _finished(
@@ -261,6 +265,11 @@ def _record(raw: Raw, dataset: Dataset, identifiers: list[str]) -> Column:
             complex_ = kind.startswith(("struct", "array", "map"))
             field = pseudonym(F.to_json(field) if complex_ else field)
         fields.append(field.alias(name))
+    # an identifier made by an expression has another hash than the field: both are kept, for 'sie forget'
+    made = [name for name in identifiers if name not in struct.names]  # type: ignore[attr-defined]
+    fields += [F.col(f"_c_{name}").alias(name) for name in made]
+    if dataset.source.on_new_column == "quarantine":
+        fields.append(F.col(EXTRA).alias("undeclared"))
     return F.to_json(F.struct(*fields))
 
 
@@ -289,10 +298,12 @@ def _finished(
     good_time = sensible(columns["event_ts"])
     date = F.when(good_time, F.to_date(columns["event_ts"])).otherwise(F.lit(UNKNOWN_DATE).cast("date"))
     if dataset.event_key:
-        parts = [
-            F.coalesce(F.col(f"_c_{name}").cast("string"), F.lit("\u0000")) for name in dataset.event_key
+        # null where a part is: records without a key are told apart by all they hold
+        parts = [F.col(f"_c_{name}").cast("string") for name in dataset.event_key]
+        separated = [
+            part for at, key in enumerate(parts) for part in ([F.lit("\u0001")] if at else []) + [key]
         ]
-        identity = F.concat_ws("\u0001", *parts)
+        identity = F.coalesce(F.concat(*separated), pseudonym(F.col(TEXT)), F.col("_record"))
     else:
         identity = F.coalesce(pseudonym(F.col(TEXT)), F.col("_record"))
     rejected_identity = F.coalesce(F.col(UNPARSED), F.col("_record"))

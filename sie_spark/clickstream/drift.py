@@ -80,7 +80,7 @@ def retyped_reason(
 
 def extra_columns(settings: Source, new: Sequence[str]) -> Column:
     """Undeclared columns as a map of texts, where they are to be kept."""
-    if settings.on_new_column != "add" or not new:
+    if settings.on_new_column not in ("add", "quarantine") or not new:
         return no_extra()
     pairs = [part for name in new for part in (F.lit(name), F.col(f"`{name}`").cast("string"))]
     return F.map_filter(F.create_map(*pairs), lambda _, value: value.isNotNull())

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream.maintain import LOCAL
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
-from sie_spark.clickstream.tables import commit_metadata, retried, session_settings
+from sie_spark.clickstream.tables import NOW, commit_metadata, retried, session_settings
 from sie_spark.features.erase import erase_value
 from sie_spark.platform.catalog import TABLES, metadata
 from sie_spark.platform.context import Context
@@ -23,7 +23,6 @@ from sie_spark.platform.result import StageResult
 from sie_spark.platform.root import read_bytes
 
 JOB = "forget"
-NOW = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
 VIEW = "_sie_forget"
 ARMS = ("reference", "full", "weighted", "random")
 
@@ -90,7 +89,10 @@ def _delete(ctx: Context, table: str, person: DataFrame, samples: DataFrame | No
         # records hold the hash; a text that could not be parsed may hold the name itself
         in_record = F.coalesce(F.contains(F.col("record"), F.col("user_id")), F.lit(False))
         word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
-        in_text = F.coalesce(F.regexp_like(F.col("unparsed"), word), F.lit(False))
+        verbatim = F.col("unparsed")
+        encoded = F.expr("cast(try_to_binary(substring(unparsed, 8), 'base64') as string)")
+        verbatim = F.when(verbatim.startswith("base64:"), encoded).otherwise(verbatim)
+        in_text = F.coalesce(F.regexp_like(verbatim, word), F.lit(False))
         theirs = rows.crossJoin(F.broadcast(person)).where(in_record | in_text)
         key, who = "record_id", theirs.select("record_id").distinct()
     elif "sample_id" in rows.columns and samples is not None:
@@ -116,7 +118,9 @@ def _commit(ctx: Context, table: str, key: str, who: DataFrame, dates: list[str]
 
 
 def _erase_history(ctx: Context, table: str) -> None:
-    with session_settings(ctx.spark, {**NOW, **(LOCAL if ctx.root.is_local else {})}):
+    stamp = metadata(job=JOB, fingerprint="")
+    settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
+    with session_settings(ctx.spark, settings), commit_metadata(ctx.spark, stamp):
         ctx.spark.sql(f"REORG TABLE {table} APPLY (PURGE)").limit(1).count()
         ctx.spark.sql(f"VACUUM {table} RETAIN 0 HOURS").limit(1).count()
 

@@ -32,7 +32,7 @@ def wanted(settings: History) -> bool:
 
 
 def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataFrame:
-    """Add the ``hist_*`` columns (bigint counts) and ``recent_items``; :func:`with_list_history` comes last.
+    """Add the ``hist_*`` columns (bigint counts) and ``recent_items``; :func:`list_history` comes last.
 
     ``rows`` needs SESSION, item_id, event_ts, seq, list_id, position. ``events`` may begin earlier.
     """
@@ -109,11 +109,8 @@ def _by_item(both: DataFrame, settings: History) -> DataFrame:
     )
 
 
-def with_list_history(frame: DataFrame, settings: History) -> DataFrame:
-    """What the history of its items says of a whole list (bigint, double, int places).
-
-    It comes after :func:`list_relative`, whose sort by list serves it too.
-    """
+def list_history(settings: History) -> dict[str, Column]:
+    """What the history of its items says of a whole list (bigint, double, int places)."""
     whole = Window.partitionBy(SESSION, "list_id", "event_ts")
     columns: dict[str, Column] = {}
     if settings.types:
@@ -125,7 +122,7 @@ def with_list_history(frame: DataFrame, settings: History) -> DataFrame:
         columns["hist_last_is_item"] = is_last.cast("int")
         place = F.max(F.when(is_last, F.col("position"))).over(whole)
         columns["hist_last_distance"] = F.col("position") - place
-    return frame.withColumns(columns).drop(*INTERNAL)
+    return columns
 
 
 def _sequence() -> Column:

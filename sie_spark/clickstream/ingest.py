@@ -29,6 +29,7 @@ from sie_spark.clickstream.staging import (
 )
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
+    NOW,
     column_types,
     dates_in,
     ensure,
@@ -39,12 +40,13 @@ from sie_spark.platform.catalog import metadata
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import RowIdentityError, SourceError
+from sie_spark.platform.errors import ConfigError, RowIdentityError, SourceError
 from sie_spark.platform.result import Rows, StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 
 JOB = "ingest"
 LEDGER = "ingested"
+IDENTITY_FILE = ("state", "dataset.json")
 MAPPING = (
     "kind",
     "source",
@@ -72,6 +74,7 @@ def run(ctx: Context) -> StageResult:
     RowIdentityError
         when rows read differ from events + quarantined + duplicates; nothing was made visible.
     """
+    _check_root(ctx)
     with session_settings(ctx.spark, {**EXPRESSIONS, **ONE_METHOD}):
         files = snapshot(ctx.spark, ctx.config.dataset.source)
         if ctx.config.dataset.source.incremental:
@@ -89,8 +92,37 @@ def run(ctx: Context) -> StageResult:
         return _publish(ctx, files, counts, fingerprint)
 
 
+def _check_root(ctx: Context) -> None:
+    """One data set a root; a mapping that changed is said, for rows that are in stay as they were read."""
+    dataset, run = ctx.config.dataset, ctx.config.run
+    if dataset.source.incremental and (run.date_from or run.date_to):
+        raise ConfigError(
+            "dataset.source.incremental reads what is new, run.date_from and run.date_to pick dates: not both",
+            remedy="leave out the dates, or back-fill with --set dataset.source.incremental=false",
+        )
+    held = json.loads(read_bytes(ctx.root.path(*IDENTITY_FILE))) if ctx.root.exists(*IDENTITY_FILE) else {}
+    if held and held["dataset"] != dataset.name:
+        raise ConfigError(
+            f"{ctx.root.uri} holds data set '{held['dataset']}', and this is '{dataset.name}'",
+            remedy="give each data set a --root of its own",
+        )
+    mapping = mapping_digest(ctx)
+    if held and held["mapping"] != mapping and ctx.catalog.exists("events"):
+        ctx.progress.warn(
+            "the data set's mapping (columns, rules, source) differs from the one that made table events: records"
+            " that are in already stay as they are; for all of them anew take another --root"
+        )
+    if held.get("mapping") != mapping:
+        identity = {"dataset": dataset.name, "mapping": mapping}
+        ctx.root.write_bytes(json.dumps(identity, sort_keys=True).encode(), *IDENTITY_FILE)
+
+
 def _publish(ctx: Context, files: Snapshot, counts: Counts, fingerprint: str) -> StageResult:
-    _check(ctx, counts)
+    try:
+        _check(ctx, counts)
+    except SourceError:
+        clear(ctx.root, fingerprint)
+        raise
     batch = distinct_rows(ctx, fingerprint, counts)
     fate = publish(ctx, batch, counts, fingerprint)
     details = _details(ctx, files, counts, fate)
@@ -136,9 +168,11 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     fingerprint = digest([mapping, "landing", version])
     counts = load_counts(ctx.root, fingerprint)
     if counts is None:
-        counts, _ = stage(ctx, replace(canonical, frame=landed, masks=()), fingerprint)
+        counts = stage(ctx, replace(canonical, frame=landed, masks=()), fingerprint)
     result = _publish(ctx, files, counts, fingerprint)
-    ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
+    with session_settings(ctx.spark, NOW):  # no older version of rows that are in the tables
+        ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
+        ctx.spark.sql(f"VACUUM delta.`{landing}` RETAIN 0 HOURS").collect()  # one row: the path
     return result
 
 
@@ -164,13 +198,7 @@ def _stage(ctx: Context, files: Snapshot, fingerprint: str) -> Counts:
     canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
     looked = _Look(raw, dataset.source)
     with readable(source):
-        counts, saw = stage(ctx, canonical, fingerprint, looked.measures)
-    try:
-        looked.check(saw)
-    except SourceError:
-        clear(ctx.root, fingerprint)
-        raise
-    return counts
+        return stage(ctx, canonical, fingerprint, looked)
 
 
 class _Look:
@@ -222,7 +250,8 @@ def _check(ctx: Context, counts: Counts) -> None:
             f"{source}: no record can be parsed as {ctx.config.dataset.source.format}",
             remedy="check dataset.source.format and source.options",
         )
-    if counts.rejected == counts.read >= ALL_ROWS_WRONG:
+    # a whole delivery with a drifted column is what on_new_column and its like asked to quarantine
+    if counts.rejected - counts.drifted == counts.read >= ALL_ROWS_WRONG:
         worst = max(counts.reasons.items(), key=lambda item: item[1], default=("unknown", 0))
         raise SourceError(
             f"{source}: every one of {counts.read:,} rows is rejected, mostly for '{worst[0]}'",
@@ -248,7 +277,9 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
     """
     catalog, dataset = ctx.catalog, ctx.config.dataset
     rejected = batch.rejected.select(
-        F.col("event_id").alias("record_id"), "event_date", "reasons", "record", "unparsed", "source_file"
+        F.col("event_id").alias("record_id"),
+        *("event_date", "reasons", "record", "unparsed", "source_file"),
+        F.current_timestamp().alias("quarantined_at"),
     )
     internal = ("reasons", "record", "unparsed", "source_file", ROW)
     accepted = batch.accepted.select(*[name for name in batch.accepted.columns if name not in internal])

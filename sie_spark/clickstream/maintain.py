@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pyspark.sql import functions as F
-
 from sie_spark.clickstream.tables import CONSTRAINTS, commit_metadata, retried, session_settings
 from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata
 from sie_spark.platform.context import Context
@@ -76,24 +74,13 @@ def _check_promises(catalog: Catalog, name: str) -> None:
 def expire_unparsed(ctx: Context, days: int) -> int:
     """Remove the verbatim text of unparsable records that were quarantined more than ``days`` ago.
 
-    When a record came is told by the table's history: it is in the version that was newest ``days`` ago.
     The row stays with its reasons and its id, so that the record is not taken in again.
     """
-    table = ctx.catalog.sql_name("quarantine")
-    cutoff = datetime.now(UTC) - timedelta(days=days)
-    history = ctx.spark.sql(f"DESCRIBE HISTORY {table}").where(
-        F.col("timestamp") <= F.lit(cutoff.isoformat()).cast("timestamp")
+    cutoff = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+    statement = (
+        f"UPDATE {ctx.catalog.sql_name('quarantine')} SET unparsed = NULL "
+        f"WHERE unparsed IS NOT NULL AND quarantined_at <= TIMESTAMP'{cutoff}'"
     )
-    row = history.agg(F.max("version")).first()
-    if row is None or row[0] is None:
-        return 0
-    then = ctx.catalog.read("quarantine", version=int(row[0])).where("unparsed IS NOT NULL")
-    then.select("record_id").distinct().createOrReplaceTempView("_sie_expired")
-    done = retried(
-        lambda: ctx.spark.sql(
-            f"MERGE INTO {table} t USING _sie_expired s ON t.record_id = s.record_id AND t.unparsed IS NOT NULL "
-            "WHEN MATCHED THEN UPDATE SET unparsed = NULL"
-        ).first()
-    )
-    ctx.spark.catalog.dropTempView("_sie_expired")
-    return int(done["num_updated_rows"]) if done is not None else 0
+    with commit_metadata(ctx.spark, metadata(job=JOB, fingerprint="")):
+        done = retried(lambda: ctx.spark.sql(statement).first())
+    return int(done["num_affected_rows"]) if done is not None else 0

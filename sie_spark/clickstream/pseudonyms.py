@@ -16,6 +16,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from sie_spark.platform.errors import PlatformError
+from sie_spark.platform.root import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "SIE_PSEUDONYM_KEY"
 KEY_FILE = ".pseudonym_key"
+KEY_MARK = ("state", "pseudonym_key_mark")  # a hash under the key: tells keys apart, and nothing of them
 INNER, OUTER = "_sie_inner", "_sie_outer"
 LENGTH = 32  # hex digits kept: 128 bits, no collision in practice
 BLOCK = 64  # bytes of a SHA-256 block
@@ -41,7 +43,7 @@ def load_key(root: Root, *, say: Callable[[str], None]) -> bytes:
     """
     text = os.environ.get(ENVIRONMENT)
     if text:
-        return text.encode()
+        return _same_key(root, text.encode())
     if not root.is_local:
         raise PlatformError(
             f"no key for pseudonyms: {ENVIRONMENT} is not set and {root.uri} is not a local root",
@@ -53,7 +55,21 @@ def load_key(root: Root, *, say: Callable[[str], None]) -> bytes:
         with os.fdopen(handle, "w") as stream:
             stream.write(secrets.token_hex(32))
         say(f"{ENVIRONMENT} is not set: made a key for this root in {file} (mode 600); keep it safe")
-    return file.read_text().strip().encode()
+    return _same_key(root, file.read_text().strip().encode())
+
+
+def _same_key(root: Root, key: bytes) -> bytes:
+    """The key, if it is the one this root's identifiers were hashed with."""
+    mark = pseudonym_of("which key made this root", key).encode()
+    if not root.exists(*KEY_MARK):
+        root.write_bytes(mark, *KEY_MARK)
+    elif read_bytes(root.path(*KEY_MARK)) != mark:
+        raise PlatformError(
+            f"{root.uri} was made with another pseudonym key: everybody would become somebody else",
+            remedy=f"set {ENVIRONMENT} to the key of that time (a local root keeps its own in {KEY_FILE}),"
+            " or take another --root",
+        )
+    return key
 
 
 def with_key(frame: DataFrame, key: bytes, spark: SparkSession) -> DataFrame:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from sie_spark.clickstream.attribution import click_delay
+
 DAY = "event_date"
 ALL = ""  # the group of all rows, which gives the prior
 
@@ -21,9 +23,9 @@ def daily_counts(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
     Returns columns which string, value string, event_date, shown bigint, clicked bigint. A click that came
     after its impression's day does not count: nobody knew of it when the day ended.
     """
-    known = F.col("click") == 1
-    if "_click_ts" in rows.columns:
-        known = known & (F.col("_click_ts").isNull() | (F.to_date("_click_ts") == F.col(DAY)))
+    delay = click_delay(rows.columns)
+    clicked_at = F.timestamp_micros(F.unix_micros("event_ts") + delay * F.lit(1_000_000))
+    known = (F.col("click") == 1) & (delay.isNull() | (F.to_date(clicked_at) == F.col(DAY)))
     groups = [(ALL, F.lit(""))] + [(name, F.col(name).cast("string")) for name in columns]
     pairs = F.array(*[F.struct(F.lit(name).alias("which"), value.alias("value")) for name, value in groups])
     flat = rows.select(DAY, known.alias("known"), F.explode(pairs).alias("group"))

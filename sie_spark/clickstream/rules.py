@@ -64,7 +64,8 @@ def violation(rule: Rule, columns: Mapping[str, Column], types: Mapping[str, str
     if rule.check == "type":
         return there & column.cast("string").try_cast(str(rule.type)).isNull()
     if rule.check == "range":
-        number = column.cast("double") if kind in ("timestamp", "date") else column.try_cast("double")
+        moment = kind in ("timestamp", "date")  # in seconds since 1970
+        number = column.cast("timestamp").cast("double") if moment else column.try_cast("double")
         outside = number.isNull() | F.isnan(number)
         if rule.min is not None:
             outside = outside | (number < rule.min)
@@ -76,7 +77,7 @@ def violation(rule: Rule, columns: Mapping[str, Column], types: Mapping[str, str
     if rule.check == "regex":
         return there & ~column.cast("string").rlike(rule.pattern or "")
     if rule.check == "not_future":
-        latest = F.current_timestamp() + F.make_dt_interval(hours=F.lit(int(rule.tolerance_hours)))
+        latest = F.current_timestamp() + F.make_dt_interval(secs=F.lit(rule.tolerance_hours * 3600))
         return there & (column.cast("timestamp") > latest)
     if rule.check == "reference":
         return there & F.col(_flag(rule)).isNull()

@@ -10,8 +10,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream import timeline
-from sie_spark.clickstream.attribution import clicks, conversions
-from sie_spark.clickstream.history import wanted, with_history, with_list_history
+from sie_spark.clickstream.attribution import click_delay, clicks, conversions
+from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import SESSION, list_relative, packed, sessionised, shown, unpacked
 from sie_spark.clickstream.staging import FOLDER, clear
@@ -72,6 +72,11 @@ def run(ctx: Context) -> StageResult:
     with session_settings(ctx.spark, EXPRESSIONS):
         events = catalog.read("events", version=version)
         have, newest = event_dates(ctx.spark, events)
+        if not have:
+            raise DataError(
+                "table events holds no row: nothing was ingested but rejected records",
+                remedy="look at table quarantine: every row says why it was rejected",
+            )
         now = {"mapping": mapping, "events": version, "newest": newest}
         stale = _stale(ctx, state, now, have)
         if stale is None:
@@ -101,7 +106,8 @@ def build(
         near = sessionised(near, settings.session_gap_minutes)
     attributions = [a for a in (settings.click_event, settings.conversion_event) if a is not None]
     carried = sorted({name for a in attributions for name in a.match if name in events.columns})
-    rows = shown(_between(near, first, last), dataset, carried)
+    # rows shown after the last date too: a click of theirs is not one of an earlier row
+    rows = shown(_between(near, first, last + timedelta(days=reach.back)), dataset, carried)
     rows = rows.withColumn(
         SESSION, F.coalesce("session_id", F.concat(F.lit("\u0000"), F.col("impression_id")))
     )
@@ -123,11 +129,12 @@ def build(
         remembers = remembers and sessions
         if remembers:
             rows = with_history(rows, near, history)
+    of_lists: dict[str, Column] = {}
     if settings.list_relative or settings.items:
-        rows = list_relative(rows, settings.list_relative)
+        rows, of_lists = list_relative(rows, settings.list_relative)
     if remembers:
-        rows = with_list_history(rows, history)
-    rows = unpacked(rows)
+        of_lists |= list_history(history)
+    rows = unpacked(rows.withColumns(of_lists).drop(*INTERNAL))
     if rates is not None:
         rows = with_rates(rows, rates, history.rates)
     return _finished(rows, ctx, newest).where(dates_in(dates))
@@ -207,7 +214,7 @@ def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[
         return None
     dataset = ctx.config.dataset
     stale = set(affected(changed, have, Reach.of(dataset)))
-    stale |= set(maturing(have, state.get("newest"), now["newest"], dataset.maturity_hours))
+    stale |= set(maturing(have, state.get("newest"), now["newest"], dataset.final_hours))
     return sorted(stale)
 
 
@@ -231,8 +238,9 @@ def _finished(rows: DataFrame, ctx: Context, newest: str | None) -> DataFrame:
     internal = [name for name in rows.columns if name.startswith("_")]
     return rows.withColumns(
         {
-            "label_mature": _mature(newest, dataset.maturity_hours),
+            "label_mature": _mature(newest, dataset.final_hours),
             "label": label.cast("float"),
+            "click_delay_s": click_delay(rows.columns),
             "group_key": F.coalesce(group.cast("string"), F.col("impression_id")),
         }
     ).drop(*internal)

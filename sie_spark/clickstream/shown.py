@@ -108,21 +108,23 @@ def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:
     return chosen
 
 
-def list_relative(frame: DataFrame, names: list[str]) -> DataFrame:
-    """``list_size``, and for each number ``<name>_rank`` (1 = least) and ``<name>_ratio`` to the list's mean.
+def list_relative(frame: DataFrame, names: list[str]) -> tuple[DataFrame, dict[str, Column]]:
+    """``<name>_rank`` (1 = least) for each number; and ``list_size`` and ``<name>_ratio`` to the list's mean.
 
-    A missing number has neither and takes no part in the others' ranks.
+    A missing number has neither and takes no part in the others' ranks. The ranks are added: rows sorted for
+    them are sorted for whole lists too. The others are given back, to be added with all that one pass over
+    the lists can compute.
     """
     within = Window.partitionBy(SESSION, "list_id", "event_ts")
     columns: dict[str, Column] = {"list_size": F.count("*").over(within).cast("int")}
-    for name in names:  # ranks first: rows sorted for them are sorted for the lists too
+    for name in names:
         value = F.col(name).cast("double")
         there = value.isNotNull() & ~F.isnan(value)
         rank = F.rank().over(within.orderBy(F.when(there, value).asc_nulls_last()))
         frame = frame.withColumn(f"{name}_rank", F.when(there, rank).cast("int"))
         mean = F.avg(F.when(there, value)).over(within)
         columns[f"{name}_ratio"] = F.when(there & (mean != 0), value / mean)
-    return frame.withColumns(columns)
+    return frame, columns
 
 
 def packed(rows: DataFrame, needed: Iterable[str]) -> DataFrame:
@@ -172,7 +174,8 @@ def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
             remedy="correct the SQL; the event's own item is event_item_id there, the shown one item_id",
         ) from None
     value = F.expr(sql).cast("string")
-    return F.when(value.isin("true", "1", "1.0"), 1).otherwise(0).cast("int")
+    yes = (value == "true") | (value.try_cast("double") == 1)
+    return F.when(yes, 1).otherwise(0).cast("int")
 
 
 def _sequence() -> Column:

@@ -48,6 +48,7 @@ from sie_spark.platform.errors import SourceError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+KEEP = ("add", "quarantine")  # what becomes of undeclared columns where they are not dropped or refused
 MANY_FILES = 256  # CSV headers looked at one by one; Spark itself checks the rest against them
 
 
@@ -190,7 +191,7 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
         *carried,
         F.when(~F.coalesce(whole, F.lit(False)), kept_text).alias(UNPARSED),
         drift.alias(DRIFT),
-        (F.when(has_new, extra) if settings.on_new_column == "add" else no_extra()).alias(EXTRA),
+        (F.when(has_new, extra) if settings.on_new_column in KEEP else no_extra()).alias(EXTRA),
         *masks,
     )
     raw = typed_from_text(frame, schema, partitions, tuple(masks))
@@ -240,6 +241,12 @@ def _read_csv(spark: SparkSession, settings: Source, files: Snapshot, stream: bo
         groups = {tuple(schema.names): [settings.path]}
     else:
         groups = _headers(spark, options, files)
+        if len(groups) > 1 and (stream or files.files > MANY_FILES):
+            raise SourceError(
+                f"{settings.path}: its CSV files have {len(groups)} different headers",
+                remedy="read files of one layout at a time (a glob), in batches of at most "
+                f"{MANY_FILES} files, and not incrementally",
+            )
     parts = [
         _csv_part(
             spark,

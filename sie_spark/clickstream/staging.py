@@ -7,9 +7,8 @@ again; killed after, the next run goes on from it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
@@ -17,7 +16,7 @@ from pyspark.sql import functions as F
 from sie_spark.clickstream.canonical import Canonical
 from sie_spark.clickstream.times import UNKNOWN_DATE
 from sie_spark.platform.catalog import Catalog
-from sie_spark.platform.errors import RowIdentityError
+from sie_spark.platform.errors import RowIdentityError, SourceError
 from sie_spark.platform.root import Root, read_bytes
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER = "_staging"
 ROW, BAD = "_row", "_bad"  # a number a row, whether it is rejected
+DRIFTED = r"(?m)^(new_column|missing_column|type_change):"
 KEYS = (BAD, "_h1", "_h2")  # beside it two hashes of the event's id
 
 
@@ -35,6 +35,7 @@ class Counts:
     read: int
     rejected: int
     outside: int = 0
+    drifted: int = 0  # rejected for the columns of their file
     reasons: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
 
@@ -59,15 +60,23 @@ def in_range(first: str | None, last: str | None) -> Any:
     return test | (F.col("event_date") == F.lit(UNKNOWN_DATE).cast("date"))
 
 
-def stage(
-    ctx: Context, canonical: Canonical, fingerprint: str, more: Sequence[Column] = ()
-) -> tuple[Counts, dict[str, Any]]:
-    """Write a batch's tagged rows in one pass and count them in the same pass; ``more`` is measured too."""
+class Look(Protocol):
+    """What a batch is judged by as a whole: more to measure, and a refusal before the batch counts as staged."""
+
+    measures: list[Column]
+
+    def check(self, saw: dict[str, Any]) -> None:
+        """Raise SourceError to refuse."""
+
+
+def stage(ctx: Context, canonical: Canonical, fingerprint: str, look: Look | None = None) -> Counts:
+    """Write a batch's tagged rows in one pass and count them in the same pass."""
     run = ctx.config.run
     asked = bool(run.date_from or run.date_to)
     stays = in_range(run.date_from, run.date_to)
     rejected = F.col(BAD) & stays if asked else F.col(BAD)
     measures = [F.count("*").alias("read"), _sum(rejected).alias("rejected")]
+    measures.append(_sum(rejected & F.array_join("reasons", "\n").rlike(DRIFTED)).alias("drifted"))
     if asked:
         measures.append(_sum(~stays).alias("outside"))
     for index, reason in enumerate(canonical.reasons):
@@ -76,7 +85,9 @@ def stage(
         _sum(F.col(flag) & stays if asked else F.col(flag)).alias(flag) for flag in canonical.warnings
     ]
     seen = Observation(f"staged-{fingerprint}")
-    frame = canonical.frame.withColumn(BAD, F.size("reasons") > 0).observe(seen, *measures, *more)
+    frame = canonical.frame.withColumn(BAD, F.size("reasons") > 0).observe(
+        seen, *measures, *(look.measures if look else [])
+    )
     if asked:
         frame = frame.where(stays)
     frame = frame.drop(*canonical.warnings, *canonical.masks).withColumn(ROW, F.monotonically_increasing_id())
@@ -90,11 +101,18 @@ def stage(
         int(saw["read"]) - outside,
         int(saw["rejected"] or 0),
         outside,
+        int(saw["drifted"] or 0),
         {name: n for i, name in enumerate(canonical.reasons) if (n := int(saw[f"r{i}"] or 0))},
         {name: n for flag, name in canonical.warnings.items() if (n := int(saw[flag] or 0))},
     )
+    if look is not None:
+        try:
+            look.check(saw)
+        except SourceError:
+            clear(ctx.root, fingerprint)
+            raise
     save_counts(ctx.root, fingerprint, counts)
-    return counts, saw
+    return counts
 
 
 def save_counts(root: Root, fingerprint: str, counts: Counts) -> None:

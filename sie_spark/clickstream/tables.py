@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.platform.catalog import RETENTION, Catalog, statistics, union_of_dates
+from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata, statistics, union_of_dates
 from sie_spark.platform.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ CONSTRAINTS: dict[str, dict[str, str]] = {
         "rate": "sampling_rate > 0 AND sampling_rate <= 1",
     },
 }
+# a VACUUM without the retention that time travel needs
+NOW = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
 CONFLICTS = (
     "DELTA_CONCURRENT",
     "ConcurrentAppend",
@@ -92,10 +94,11 @@ def ensure(catalog: Catalog, name: str, schema: StructType, *, layout: str = "pa
     checks = {f"delta.constraints.{key}": test for key, test in CONSTRAINTS.get(name, {}).items()}
     asked = {**RETENTION, **statistics(schema.names, clustered=clustered), **checks}
     properties = ", ".join(f"'{key}' = '{value}'" for key, value in asked.items())
-    catalog.spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {catalog.sql_name(name)} ({columns}) USING delta {placed} "
-        f"TBLPROPERTIES ({properties})"
-    )
+    with commit_metadata(catalog.spark, metadata(job=TABLES[name].written_by, fingerprint="")):
+        catalog.spark.sql(
+            f"CREATE TABLE IF NOT EXISTS {catalog.sql_name(name)} ({columns}) USING delta {placed} "
+            f"TBLPROPERTIES ({properties})"
+        )
     return True
 
 

@@ -23,6 +23,7 @@ from sie_spark.clickstream.shown import SESSION, select_events
 from sie_spark.platform.config import Attribution, Dataset
 
 CLICK, BUY = "_is_click", "_is_buy"
+TEXTS = ("item_id", "list_id", "user_id")  # keys that are text on both sides, and need no copy
 
 
 def fits(dataset: Dataset) -> bool:
@@ -42,8 +43,9 @@ def labelled_with_history(rows: DataFrame, events: DataFrame, dataset: Dataset) 
     settings, history = dataset.impressions, dataset.history
     outcomes = {CLICK: settings.click_event, BUY: settings.conversion_event}
     keys = sorted({name for a in outcomes.values() if a for name in a.match if name != "session_id"})
+    others = [name for name in keys if name not in TEXTS]
     left = shown_rows(rows).withColumns(
-        {f"_k_{name}": held_column(rows, name).cast("string") for name in keys}
+        {_key(name): held_column(rows, name).cast("string") for name in others}
     )
     both = left.unionByName(_actions(events, dataset, outcomes, keys), allowMissingColumns=True)
     frame = both.repartition(F.col(SESSION))
@@ -63,7 +65,7 @@ def labelled_with_history(rows: DataFrame, events: DataFrame, dataset: Dataset) 
         ).drop("_from", "_bought")
     else:
         frame = frame.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
-    extra = [CLICK, BUY, *[f"_k_{name}" for name in keys]]
+    extra = [CLICK, BUY, *[_key(name) for name in others]]
     return remembered(frame.drop(*extra), history)
 
 
@@ -90,8 +92,12 @@ def _actions(
         COUNTED,
         CLICK,
         BUY,
-        *[F.col(name).cast("string").alias(f"_k_{name}") for name in keys],
+        *[F.col(name).cast("string").alias(_key(name)) for name in keys if name != "item_id"],
     )
+
+
+def _key(name: str) -> str:
+    return name if name in TEXTS else f"_k_{name}"
 
 
 def _first(
@@ -104,7 +110,7 @@ def _first(
     candidate: Column | None = None,
 ) -> DataFrame:
     """The time of the outcome that directly follows an impression among those of equal keys, in the window."""
-    keys = [f"_k_{name}" for name in settings.match if name != "session_id"]
+    keys = [_key(name) for name in settings.match if name != "session_id"]
     row = F.col(ACTION) == 0
     if candidate is not None:
         row = row & candidate

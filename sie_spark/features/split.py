@@ -32,7 +32,7 @@ class Cut:
         return F.unix_seconds("event_ts") < F.lit(self.seconds)
 
     def is_immature(self, maturity_hours: float, columns: list[str]) -> Column:
-        """True where a conversion label was not final yet: at the end of the log or, in training, at the cut.
+        """True where a label was not final yet: at the end of the log or, in training, at the cut.
 
         A row near the cut owes its label to days that a model trained at the cut could not have seen.
         """

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from pyarrow import fs as arrow_fs
 
@@ -52,25 +52,25 @@ class Root:
             partial.write_bytes(data)
             os.replace(partial, file)
         else:
-            filesystem, name = arrow_fs.FileSystem.from_uri(target)
+            filesystem, name = locate(target)
             with filesystem.open_output_stream(name) as stream:
                 stream.write(data)
         return target
 
     def exists(self, *parts: str) -> bool:
         """Whether a file is there."""
-        filesystem, name = arrow_fs.FileSystem.from_uri(self.path(*parts))
+        filesystem, name = locate(self.path(*parts))
         return bool(filesystem.get_file_info(name).type != arrow_fs.FileType.NotFound)
 
     def files(self, *parts: str) -> list[str]:
         """Names of the files right under a folder, sorted; none where the folder is not there."""
-        filesystem, name = arrow_fs.FileSystem.from_uri(self.path(*parts))
+        filesystem, name = locate(self.path(*parts))
         found = filesystem.get_file_info(arrow_fs.FileSelector(name, allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == arrow_fs.FileType.File)
 
     def remove(self, *parts: str) -> None:
         """Remove a file or a folder with all it holds; nothing where it is not there."""
-        filesystem, name = arrow_fs.FileSystem.from_uri(self.path(*parts))
+        filesystem, name = locate(self.path(*parts))
         kind = filesystem.get_file_info(name).type
         if kind == arrow_fs.FileType.Directory:
             filesystem.delete_dir(name)
@@ -108,11 +108,29 @@ class Root:
                 fcntl.flock(handle, fcntl.LOCK_UN)
 
 
+def locate(uri: str) -> tuple[arrow_fs.FileSystem, str]:
+    """The Arrow file system and path of a file as Spark names it (``file:/..%20..``, ``s3a://``, ``dbfs:/``)."""
+    parsed = urlparse(uri)
+    if parsed.scheme == "":
+        return arrow_fs.LocalFileSystem(), uri
+    path = unquote(parsed.path)
+    if parsed.scheme == "file":
+        return arrow_fs.LocalFileSystem(), path
+    if parsed.scheme == "dbfs":
+        return arrow_fs.LocalFileSystem(), path if path.startswith("/Volumes/") else f"/dbfs{path}"
+    scheme = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}.get(parsed.scheme, parsed.scheme)
+    if scheme == "s3":
+        filesystem, _ = arrow_fs.FileSystem.from_uri(f"s3://{parsed.netloc}")
+        return filesystem, f"{parsed.netloc}{path}"
+    filesystem, name = arrow_fs.FileSystem.from_uri(f"{scheme}://{parsed.netloc}{path}")
+    return filesystem, name
+
+
 def read_bytes(uri: str) -> bytes:
     """The bytes of a local file or an object-store URI."""
     if urlparse(uri).scheme in ("", "file"):
         return Path(urlparse(uri).path or uri).read_bytes()
-    filesystem, name = arrow_fs.FileSystem.from_uri(uri)
+    filesystem, name = locate(uri)
     with filesystem.open_input_stream(name) as stream:
         data: bytes = stream.read()
     return data

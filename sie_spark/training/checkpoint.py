@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyarrow import fs as arrow_fs
 from torch import nn
 
 from sie_spark.models import build_model
@@ -30,6 +29,7 @@ class SavedModel:
     fingerprint: str
     path: str
     details: dict[str, Any]
+    encoder: str | None = None  # fingerprint of the encoder whose rows it was fitted on
 
 
 def save_model(
@@ -79,7 +79,13 @@ def model_from_bytes(data: bytes, *, where: str) -> tuple[nn.Module, InputSpec]:
 
 def set_current(root: Root, saved: SavedModel) -> None:
     """Make a fitted model the current one of its arm."""
-    data = {"fingerprint": saved.fingerprint, "path": saved.path, "arm": saved.arm, "details": saved.details}
+    data = {
+        "fingerprint": saved.fingerprint,
+        "path": _under_root(saved.path),
+        "arm": saved.arm,
+        "details": saved.details,
+        "encoder": saved.encoder,
+    }
     root.write_bytes(json.dumps(data, sort_keys=True).encode(), "models", saved.arm, "current.json")
 
 
@@ -88,7 +94,13 @@ def current_model(root: Root, arm: str) -> SavedModel | None:
     if not root.exists("models", arm, "current.json"):
         return None
     data = json.loads(read_bytes(root.path("models", arm, "current.json")))
-    return SavedModel(arm, data["fingerprint"], data["path"], data.get("details", {}))
+    path = root.path(_under_root(data["path"]))
+    return SavedModel(arm, data["fingerprint"], path, data.get("details", {}), data.get("encoder"))
+
+
+def _under_root(path: str) -> str:
+    """``models/<arm>/<fingerprint>/model.pt`` of a path or URI: a root that moves keeps its models."""
+    return "models/" + f"/{path}".rpartition("/models/")[2]
 
 
 def require_model(root: Root, arm: str) -> SavedModel:
@@ -109,6 +121,22 @@ def require_model(root: Root, arm: str) -> SavedModel:
     return found
 
 
+def check_encoder(saved: SavedModel, encoded: str) -> None:
+    """Refuse a model that knows other ids and scales than those of the rows it is to see.
+
+    Raises
+    ------
+    StageOrderError
+        naming the stage to run.
+    """
+    if saved.encoder not in (None, encoded):
+        stage = STAGE_OF.get(saved.arm, "retrain")
+        raise StageOrderError(
+            f"model '{saved.arm}' was fitted on rows of encoder {saved.encoder}, the samples are of {encoded}",
+            remedy=f"run 'sie {stage}' with the same --root and --config first, or 'sie run' for all stages",
+        )
+
+
 def save_state(root: Root, folder: tuple[str, ...], state: dict[str, Any]) -> None:
     """Write a training state, whole or not at all."""
     root.write_bytes(_dump(state), *folder, "state.pt")
@@ -122,13 +150,6 @@ def load_state(root: Root, folder: tuple[str, ...]) -> dict[str, Any] | None:
         io.BytesIO(read_bytes(root.path(*folder, "state.pt"))), weights_only=True
     )
     return loaded
-
-
-def drop_file(root: Root, *parts: str) -> None:
-    """Delete a file under the root if it is there."""
-    if root.exists(*parts):
-        filesystem, path = arrow_fs.FileSystem.from_uri(root.path(*parts))
-        filesystem.delete_file(path)
 
 
 def _dump(value: Any) -> bytes:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from sie_spark.platform.config import Training
 from sie_spark.platform.errors import DataError, ModelError, PlatformError, SieError
 from sie_spark.platform.root import Root, read_bytes
-from sie_spark.training.checkpoint import drop_file
 from sie_spark.training.job import rank_main, run_rank
 from sie_spark.training.loop import Stopped
 
@@ -47,7 +46,7 @@ def launch(
         return run_rank(job_uri, distributed=False)
     local = is_local(spark)
     check_cluster(spark, settings.processes, local=local)
-    drop_file(root, *folder, "error.json")
+    root.remove(*folder, "error.json")
     from pyspark.ml.torch.distributor import TorchDistributor
 
     try:

@@ -21,8 +21,9 @@ import torch
 from sie_spark.models import Batch
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.inputs import InputSpec
+from sie_spark.platform.root import locate
 from sie_spark.training.draws import uniform
-from sie_spark.training.manifest import Manifest, Shard, locate
+from sie_spark.training.manifest import Manifest, Shard
 
 LANES = 4
 READ_ROWS = 65_536

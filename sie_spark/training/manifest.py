@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs as arrow_fs
 
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import DataError, PlatformError
+from sie_spark.platform.root import locate
 from sie_spark.training.draws import uniform
 
 if TYPE_CHECKING:
@@ -124,22 +123,6 @@ def build_manifest(frame: DataFrame, *, draw: Draw | None = None) -> Manifest:
     kept = _kept(frame.sparkSession, footers, draw)
     shards = tuple(Shard(uri, group, kept.get((uri, group), 0)) for uri, group, _ in _ordered(footers))
     return Manifest(tuple(shard for shard in shards if shard.rows), draw)
-
-
-def locate(uri: str) -> tuple[arrow_fs.FileSystem, str]:
-    """The Arrow file system and path of a file that Spark names (``file:/..%20..``, ``s3a://``, ``dbfs:/``)."""
-    parsed = urlparse(uri)
-    path = unquote(parsed.path)
-    if parsed.scheme in ("", "file"):
-        return arrow_fs.LocalFileSystem(), path
-    if parsed.scheme == "dbfs":
-        return arrow_fs.LocalFileSystem(), path if path.startswith("/Volumes/") else f"/dbfs{path}"
-    scheme = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}.get(parsed.scheme, parsed.scheme)
-    if scheme == "s3":
-        filesystem, _ = arrow_fs.FileSystem.from_uri(f"s3://{parsed.netloc}")
-        return filesystem, f"{parsed.netloc}{path}"
-    filesystem, name = arrow_fs.FileSystem.from_uri(f"{scheme}://{parsed.netloc}{path}")
-    return filesystem, name
 
 
 Group = tuple[int, int, tuple[int, int]]  # index, rows, (least, greatest) sample_id

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest, staging, tables
-from sie_spark.platform.errors import ConfigError, RowIdentityError, SourceError
+from sie_spark.clickstream import ingest, samples, staging, tables
+from sie_spark.platform.errors import ConfigError, DataError, PlatformError, RowIdentityError, SourceError
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
@@ -241,3 +241,47 @@ class TestErrorsNameFileColumnAndRemedy:
         )
         (tmp_path / "log.json.gz").write_bytes(whole[: len(whole) // 2])
         self.fails(make_context, settings(tmp_path / "log.json.gz"), "log.json.gz.*cannot be read to its end")
+
+
+def test_a_whole_delivery_with_a_new_column_is_quarantined_where_asked(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", *[event(str(n), color="red") for n in range(30)])
+    ctx = make_context(settings(log, source={"on_new_column": "quarantine"}))
+    assert ingest.run(ctx).rows.as_dict() == {"read": 30, "kept": 0, "quarantined": 30, "duplicate": 0}
+    held = rows(ctx.catalog.read("quarantine"))
+    assert {tuple(row["reasons"]) for row in held} == {("new_column:color",)}
+    assert json.loads(held[0]["record"])["undeclared"] == {"color": "red"}
+    with pytest.raises(DataError, match="table events holds no row"):
+        samples.run(ctx)
+
+
+def test_records_without_a_key_are_told_apart_by_all_they_hold(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", event(None, price=1.0), event(None, price=2.0), event(None, price=2.0))
+    result = ingest.run(make_context(settings(log)))
+    assert result.rows.as_dict() == {"read": 3, "kept": 2, "quarantined": 0, "duplicate": 1}
+
+
+def test_rules_see_times_and_dates(make_context, tmp_path: Path) -> None:
+    rules = [
+        {"column": "event_ts", "check": "expression", "expression": "event_ts >= TIMESTAMP'2024-03-02'"},
+        {"column": "day", "check": "range", "min": START - DAY},
+    ]
+    columns = {**settings(tmp_path)["dataset"]["columns"], "day": "to_date(timestamp_seconds(ts))"}
+    log = write(tmp_path / "log.json", event("1"), event("2", ts=START + DAY), event("3", ts=START - 9 * DAY))
+    ctx = make_context(settings(log, rules=rules, columns=columns))
+    ingest.run(ctx)
+    assert reasons(ctx) == {"1": ["event_ts:expression"], "3": ["day:range", "event_ts:expression"]}
+
+
+def test_one_data_set_and_one_key_a_root(make_context, tmp_path: Path, monkeypatch) -> None:
+    log = write(tmp_path / "log.json", event("1"))
+    ctx = make_context(settings(log))
+    ingest.run(ctx)
+    with pytest.raises(ConfigError, match="holds data set 'log', and this is 'other'"):
+        ingest.run(make_context(settings(log, name="other")))
+    with pytest.raises(ConfigError, match="not both"):
+        both = {**settings(log, source={"incremental": True}), "run": {"date_from": "2024-03-01"}}
+        ingest.run(make_context(both))
+    write(tmp_path / "log.json", event("1"), event("2"))
+    monkeypatch.setenv("SIE_PSEUDONYM_KEY", "another key")
+    with pytest.raises(PlatformError, match="made with another pseudonym key"):
+        ingest.run(make_context(settings(log)))

@@ -34,7 +34,9 @@ def test_the_key_of_a_root(tmp_path: Path, monkeypatch) -> None:
     assert (tmp_path / ".pseudonym_key").stat().st_mode & 0o777 == 0o600
     assert key.decode() not in said[0]
     monkeypatch.setenv(ENVIRONMENT, KEY)
-    assert load_key(root, say=said.append) == KEY.encode()
+    with pytest.raises(PlatformError, match="made with another pseudonym key"):
+        load_key(root, say=said.append)
+    assert load_key(Root(tmp_path / "new"), say=said.append) == KEY.encode() and len(said) == 1
     monkeypatch.delenv(ENVIRONMENT)
     with pytest.raises(PlatformError, match="no key for pseudonyms"):
         load_key(Root("s3://bucket/prefix"), say=said.append)

@@ -257,6 +257,47 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     assert read_shop(whole) == read_shop(ctx)  # step by step and all at once: the same rows
 
 
+def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: Path) -> None:
+    """Shown and clicked on both days; the purchase belongs to the second click, whatever is rebuilt."""
+    history = {"types": [], "session": False, "rates": ["item_id"], "rate_strength": 2.0}
+    for name, kept in (("plain", {**history, "rates": []}), ("rates", history)):
+        log = tmp_path / name / "log"
+        at = lambda day, second: START + day * DAY + second  # noqa: E731
+        first = [
+            event("s1", kind="shown", ts=at(0, 80_000)),
+            event("c1", kind="click", ts=at(0, 80_010)),
+            event("s2", kind="shown", ts=at(1, 10)),
+            event("c2", kind="click", ts=at(1, 20)),
+            event("b2", kind="buy", ts=at(1, 30)),
+            # clicked after midnight: nobody knew of it when the day ended
+            event("s3", kind="shown", ts=at(0, DAY - 60), item="i2", session="s3"),
+            event("c3", kind="click", ts=at(1, 60), item="i2", session="s3"),
+        ]
+        write(log / "1.json", *first)
+        ctx = make_context(settings(log, **{**SHOP, "history": kept}), root=tmp_path / name / "root")
+        ingest.run(ctx)
+        samples.run(ctx)
+        write(
+            log / "2.json",
+            event("late", kind="shown", ts=at(0, 5), item="i9", session="s9"),
+            event("s4", kind="shown", ts=at(2, 5), item="i2", session="s4"),
+        )
+        ingest.run(ctx)
+        samples.run(ctx)
+        held = read_shop(ctx)
+        assert {key for key, row in held.items() if row["conversion"]} == {"s2"}
+        whole = make_context(settings(log, **{**SHOP, "history": kept}), root=tmp_path / name / "whole")
+        (tmp_path / name / "whole" / ".pseudonym_key").write_bytes(
+            (Path(ctx.root.uri) / ".pseudonym_key").read_bytes()
+        )
+        ingest.run(whole)
+        samples.run(whole)
+        assert read_shop(whole) == held
+        if kept["rates"]:  # s1 clicked on its day, s3 not; "late" not
+            prior = 2 / 4  # of s1, s2, s3, late: the clicks of s1 and s2 were known
+            assert held["s4"]["rate_item_id"] == pytest.approx((0 + 2.0 * prior) / (1 + 2.0))
+
+
 def test_sessions_are_cut_where_a_user_was_inactive(make_context, tmp_path: Path) -> None:
     quiet = [0, 100, 100 + 1800, 100 + 1800 + 1801, DAY - 10, DAY + 10]  # the last two: over midnight
     log = [event(str(n), kind="shown", ts=START + ts, session=None) for n, ts in enumerate(quiet)]

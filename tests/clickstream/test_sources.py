@@ -174,7 +174,7 @@ def test_a_killed_process_and_two_at_once(tmp_path: Path) -> None:
         str(tmp_path / "root"),
     ]
     command += ["--set", "session.cores=1", "--set", "session.memory=1g"]
-    for seconds in (12, 18, 24):
+    for seconds in (12, 18):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(seconds)

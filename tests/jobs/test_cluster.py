@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyspark
 import pytest
+
+from sie_spark.pipeline import run_all
+from sie_spark.platform.tracking import Tracker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["simulator.impressions=12000", "simulator.days=3", "evaluation.bootstrap=20", "training.processes=2"]
@@ -29,8 +31,10 @@ def settings() -> list[str]:
     return [word for pair in SMALL for word in ("--set", pair)]
 
 
-def run(command: list[str], **more: Any) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY, **more)
+def run(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=REPOSITORY, env=environment
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert said["ok"], said
@@ -45,7 +49,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
-def test_spark_submit_gives_the_tables_of_local_mode(wheel: Path, tmp_path: Path, spark: Any) -> None:
+def test_spark_submit_gives_the_tables_of_local_mode(
+    wheel: Path, tmp_path: Path, spark: Any, make_context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = Path(pyspark.__file__).parent
     submit = [
         str(home / "bin" / "spark-submit"),
@@ -70,22 +76,24 @@ def test_spark_submit_gives_the_tables_of_local_mode(wheel: Path, tmp_path: Path
         "SIE_PSEUDONYM_KEY": "the same key on both sides",
     }
     environment.pop("PYSPARK_GATEWAY_PORT", None)
+    monkeypatch.setenv("SIE_PSEUDONYM_KEY", environment["SIE_PSEUDONYM_KEY"])
     cluster, local = tmp_path / "cluster", tmp_path / "local"
-    common = ["--config", "simulated", *settings()]
-    on_cluster = [*submit, *common, "--environment", "cluster", "--root", str(cluster)]
-    here = [sys.executable, "-m", "sie_spark.cli", "run", *common, "--root", str(local)]
-    with ThreadPoolExecutor() as pool:
-        _, first = pool.map(lambda command: run(command, env=environment), (on_cluster, here))
-    second = run(here, env=environment)
-    assert second["skipped"] and not first["skipped"]
-    assert second["outputs"] == first["outputs"], "the same command again must not write a version or a row"
-    assert second["metrics"]["auc_weighted"] == first["metrics"]["auc_weighted"]
-    rows = first["rows"]
+    run(
+        [*submit, "--config", "simulated", *settings(), "--environment", "cluster", "--root", str(cluster)],
+        environment,
+    )
+    ctx = make_context("simulated", root=local, overrides=tuple(SMALL), source=str(local / "raw"))
+    first, second = (run_all(ctx, Tracker(ctx.config, ctx.root), simulate=True)[0] for _ in range(2))
+    assert second.skipped and not first.skipped
+    assert second.outputs == first.outputs, "the same command again must not write a version or a row"
+    assert second.metrics["auc_weighted"] == first.metrics["auc_weighted"]
+    assert first.rows is not None
+    rows = first.rows.as_dict()
     assert rows["read"] == rows["kept"] + rows["quarantined"] + rows["duplicate"] > 0
 
     for table, key in COMPARED.items():
         ours, theirs = (
-            spark.read.format("delta").load(f"{root}/tables/{table}").drop("ingest_id", "source_file")
+            spark.read.format("delta").load(f"{root}/tables/{table}").drop("quarantined_at", "source_file")
             for root in (cluster, local)
         )
         columns = [

@@ -203,7 +203,9 @@ class Dataset(Settings):
     rules: list[Rule] = []
     impressions: Impressions = Impressions()  # type: ignore[call-arg]
     history: History = History()  # type: ignore[call-arg]
-    maturity_hours: float = Field(0.0, ge=0, description="age at which a conversion label counts as final")
+    maturity_hours: float | None = Field(
+        None, ge=0, description="age at which labels count as final; default: the attribution windows"
+    )
     group: str | None = Field(
         "user_id", description="column whose rows are resampled together (clusters, gAUC)"
     )
@@ -212,6 +214,21 @@ class Dataset(Settings):
     features: list[Feature] = []
     selection: Selection = Selection()  # type: ignore[call-arg]
     start_vectors: StartVectors | None = None
+
+    @property
+    def final_hours(self) -> float:
+        """Age at which every label of an impression counts as final."""
+        if self.maturity_hours is not None:
+            return self.maturity_hours
+        events = (self.impressions.click_event, self.impressions.conversion_event)
+        return sum(event.window_hours for event in events if event is not None)
+
+    @property
+    def label_hours(self) -> float:
+        """How long after an impression its label may still come; a fit must not know it earlier."""
+        if self.label == "conversion":
+            return self.final_hours
+        return self.impressions.click_event.window_hours if self.impressions.click_event is not None else 0.0
 
     def options(self) -> dict[str, Any]:
         """Plain data, for logs and hashes."""
