@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import shutil
 import statistics
@@ -160,7 +161,7 @@ def from_event_log(
 
 def say(measure: str, value: float | None, bar: float | None, runs: int, note: str) -> None:
     holds = None if bar is None or value is None else value <= bar
-    shown = None if value is None else round(value, 4)
+    shown = None if value is None or math.isinf(value) else round(value, 4)
     print(
         json.dumps(
             {"measure": measure, "value": shown, "bar": bar, "holds": holds, "runs": runs, "note": note}
@@ -229,7 +230,7 @@ def main() -> None:
             / found["records"]
             for found in (small, large)
         ]
-        ratio = spill[1] / spill[0] if spill[0] else (1.0 if not spill[1] else None)
+        ratio = spill[1] / spill[0] if spill[0] else (1.0 if not spill[1] else float("inf"))
         say(
             "bytes spilled a row, large / small",
             ratio,

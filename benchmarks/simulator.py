@@ -2,8 +2,8 @@
 
     python benchmarks/simulator.py [--impressions 1000000] [--cores 2]
 
-One JSON line: seconds of raw records and truth with a warm session, rows a second, AUC of the true click
-probability against the observed clicks (the ceiling of any model that does not know the draw).
+One JSON line a measure: seconds of raw records and truth with a warm session, and the AUC of the true click
+probability against the clicks (the ceiling of any model that does not know the draw).
 """
 
 from __future__ import annotations
@@ -43,18 +43,26 @@ def main() -> None:
                 SELECT (sum(IF(y, r, 0)) - count_if(y) * (count_if(y) + 1) / 2)
                        / (count_if(y) * count_if(NOT y)) FROM ranked"""
         ).first()
-        line = {
-            "benchmark": "simulator",
-            "impressions": options.impressions,
-            "records": result.metrics["records"],
-            "cores": options.cores,
-            "seconds": round(seconds, 2),
-            "impressions_per_second": round(options.impressions / seconds),
-            "auc_true_probability": round(float(auc[0]), 4) if auc else None,
-            **{f"truth_{name}": round(value, 5) for name, value in result.details["truth"].items()},
-        }
     spark.stop()
-    print(json.dumps(line))
+    bar = 60.0 if options.impressions == 1_000_000 else None
+    note = f"{result.metrics['records']:,.0f} records, {options.cores} cores, warm session"
+    lines = [(f"seconds, {options.impressions} impressions", seconds, bar, note)]
+    if auc is not None:
+        lines.append(("AUC of the true probability", float(auc[0]), None, "what no model can pass"))
+    for measure, value, limit, text in lines:
+        holds = None if limit is None else value <= limit
+        print(
+            json.dumps(
+                {
+                    "measure": measure,
+                    "value": round(value, 4),
+                    "bar": limit,
+                    "holds": holds,
+                    "runs": 1,
+                    "note": text,
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

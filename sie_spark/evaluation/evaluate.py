@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,11 @@ from sie_spark.evaluation import counts, metrics
 from sie_spark.evaluation.bootstrap import replicate_group_auc, replicate_metrics
 from sie_spark.evaluation.predict import ArmModel, PredictRows
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError, ModelError, SieError
+from sie_spark.platform.errors import DataError, worker_error
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
-from sie_spark.training.checkpoint import current_model, require_model
+from sie_spark.training.arms import encoder
+from sie_spark.training.checkpoint import check_encoder, current_model, require_model
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -39,7 +39,7 @@ def run(ctx: Context) -> StageResult:
     DataError
         for test rows of one class only, or none.
     StageOrderError
-        when there is no weighted model.
+        when there is no weighted model, or an arm was fitted on rows of another encoder.
     """
     samples = ctx.catalog.ref("samples")
     arms = find_arms(ctx)
@@ -47,10 +47,10 @@ def run(ctx: Context) -> StageResult:
         JOB, "evaluation", samples=samples.version, models={arm.arm: arm.digest for arm in arms}
     )
     inputs = {"samples": samples}
-    if ctx.catalog.fingerprint("metrics") == fingerprint and not ctx.config.run.force:
-        details = ctx.load_details(JOB)
+    done = ctx.finished(JOB, fingerprint, table="metrics")
+    if done is not None:
         outputs = {name: ctx.catalog.ref(name) for name in ("predictions", "metrics")}
-        return StageResult(inputs, outputs, metrics=_metrics(details), details=details, skipped=True)
+        return StageResult(inputs, outputs, metrics=_metrics(done), details=done, skipped=True)
 
     test = ctx.catalog.read("samples", version=samples.version).where("split = 'test'")
     rows, positives = _check_labels(ctx, test)
@@ -65,7 +65,7 @@ def run(ctx: Context) -> StageResult:
         **_judge(ctx, outputs["predictions"].version, [arm.arm for arm in arms]),
     }
     outputs["metrics"] = _write_metrics(ctx, details, samples, fingerprint)
-    ctx.save_details(JOB, details)
+    ctx.save_details(JOB, details, fingerprint=fingerprint)
     return StageResult(inputs, outputs, metrics=_metrics(details), details=details)
 
 
@@ -74,6 +74,9 @@ def find_arms(ctx: Context) -> list[ArmModel]:
     wanted = {"full": ctx.config.arms.full, "weighted": True, "random": ctx.config.arms.random}
     found = [saved for arm, on in wanted.items() if on and (saved := current_model(ctx.root, arm))]
     require_model(ctx.root, "weighted")
+    encoded, _ = encoder(ctx)
+    for saved in found:
+        check_encoder(saved, encoded)
     return [
         ArmModel(saved.arm, saved.path, hashlib.sha256(read_bytes(saved.path)).hexdigest()) for saved in found
     ]
@@ -115,7 +118,12 @@ def _predict(ctx: Context, test: DataFrame, arms: list[ArmModel], fingerprint: s
     try:
         return ctx.catalog.replace(predicted, "predictions", fingerprint=fingerprint, job=JOB)
     except Exception as error:  # a worker's failure arrives as py4j's, PySpark's or Connect's own type
-        raise _worker_error(error) from error
+        raise worker_error(
+            error,
+            "prediction",
+            remedy="mend what the message names, run 'sie retrain', then 'sie evaluate'",
+            otherwise="check that model and encoder fit: run 'sie retrain'",
+        ) from error
 
 
 def _sliced_categories(ctx: Context) -> dict[str, tuple[int, int]]:
@@ -247,19 +255,3 @@ def _metrics(details: dict[str, Any]) -> dict[str, float]:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _worker_error(error: Exception) -> SieError:
-    """What a worker raised, without its stack trace."""
-    text = str(error)
-    ours = re.findall(r"^\s*sie_spark\.[\w.]+: (.+)$", text, flags=re.MULTILINE)
-    if ours:
-        return ModelError(
-            f"prediction failed in a worker: {ours[-1]}",
-            remedy="mend what the message names, run 'sie retrain', then 'sie evaluate'",
-        )
-    others = re.findall(r"^\s*((?:[\w.]*Error|[\w.]*Exception): .+)$", text, flags=re.MULTILINE)
-    said = (others or text.strip().splitlines() or [type(error).__name__])[-1 if others else 0][:300]
-    return ModelError(
-        f"prediction failed: {said}", remedy="check that model and encoder fit: run 'sie retrain'"
-    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.features.encoder import Encoder
+from sie_spark.features.encoder import Encoder, current_name
 from sie_spark.features.fit import Training, fit
 from sie_spark.features.resolve import resolve
 from sie_spark.features.selection import select
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 STAGE = "encode"
 SETTINGS = (
     *("dataset.features", "dataset.split", "dataset.label", "dataset.maturity_hours"),
+    *("dataset.impressions.click_event", "dataset.impressions.conversion_event"),
     *("dataset.selection", "dataset.start_vectors", "dataset.history.rate_strength"),
 )
 
@@ -46,9 +48,11 @@ def run(ctx: Context) -> StageResult:
     encoder = _reusable(ctx, settings)
     dates = (ctx.config.run.date_from, ctx.config.run.date_to) if encoder else (None, None)
     scope = f"{dates[0] or ''}..{dates[1] or ''}" if encoder else ""
-    fingerprint = ctx.fingerprint(STAGE, *SETTINGS, impressions=version, dates=dates, encoder=_name(encoder))
-    if ctx.catalog.fingerprint("samples", scope=scope) == fingerprint and not ctx.config.run.force:
-        earlier = ctx.load_details(STAGE)
+    name = current_name(ctx.root) if encoder else None
+    fingerprint = ctx.fingerprint(STAGE, *SETTINGS, impressions=version, dates=dates, encoder=name)
+    stage = f"{STAGE}-{scope}" if scope else STAGE
+    earlier = ctx.finished(stage, fingerprint, table="samples", scope=scope)
+    if earlier is not None:
         outputs = {"samples": ctx.catalog.ref("samples")}
         return StageResult(inputs, outputs, _rows(earlier), _metrics(earlier), earlier, skipped=True)
 
@@ -58,22 +62,29 @@ def run(ctx: Context) -> StageResult:
     ctx.progress.say("encode: split and labels")
     cut = Cut.from_dict(encoder.fitted["split"]) if encoder else find_cut(impressions, ctx.config.dataset)
     rows = _labelled(impressions, cut, ctx)
-    labels = count_labels(rows)
-    details: dict[str, Any] = {"split": cut.as_dict(), "labels": labels.as_dict()}
+    by_date = count_labels(rows)
+    labels = Labels.sum(by_date.values())
+    details: dict[str, Any] = {
+        "split": cut.as_dict(),
+        "labels": labels.as_dict(),
+        "labels_by_date": {day: counted.as_dict() for day, counted in by_date.items()},
+    }
     labels.check_values()
     if encoder is None:
         labels.check_training(_source(ctx))
         ctx.progress.say(f"encode: fit on {labels.train:,} training rows")
         encoder, more = _fit(ctx, rows, labels, cut, settings)
         details |= more
-        encoder.save(ctx.root)
+        name, _ = encoder.save(ctx.root)
     ctx.progress.say("encode: transform and write")
     encoded = encoder.transform(rows.filter(rows["__keep"]), keep=_kept(rows.columns))
     output = ctx.catalog.replace(
         encoded, "samples", where=where, fingerprint=fingerprint, job=STAGE, scope=scope
     )
-    details |= {"encoder": _name(encoder), "inputs": encoder.inputs.as_dict(), "features": _describe(encoder)}
-    ctx.save_details(STAGE, details)
+    details |= {"encoder": name, "inputs": encoder.inputs.as_dict(), "features": _describe(encoder)}
+    if scope:
+        ctx.save_details(STAGE, _whole_table(ctx.load_details(STAGE), details, dates))
+    ctx.save_details(stage, details, fingerprint=fingerprint)
     return StageResult(inputs, {"samples": output}, _rows(details), _metrics(details), details)
 
 
@@ -86,6 +97,19 @@ class Labels:
     def of(self, part: str, state: str) -> int:
         """Rows of a part in a state."""
         return self.counts.get((part, state), 0)
+
+    @classmethod
+    def sum(cls, parts: Iterable[Labels]) -> Labels:
+        """The rows of all parts together."""
+        total: Counter[tuple[str, str]] = Counter()
+        for part in parts:
+            total.update(part.counts)
+        return cls(dict(total))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Labels:
+        """Inverse of :meth:`as_dict`."""
+        return cls({(part, state): rows for part, states in data.items() for state, rows in states.items()})
 
     @property
     def train(self) -> int:
@@ -129,10 +153,24 @@ class Labels:
             )
 
 
-def count_labels(rows: DataFrame) -> Labels:
-    """Count rows by part and label state (two small columns, one job)."""
-    counted = rows.groupBy("split", "__state").count().collect()  # at most ten rows
-    return Labels({(row[0], row[1]): int(row[2]) for row in counted})
+def count_labels(rows: DataFrame) -> dict[str, Labels]:
+    """Rows of each date by part and label state (three small columns, one job)."""
+    counted = rows.groupBy("event_date", "split", "__state").count().collect()  # at most ten rows a date
+    found: dict[str, dict[tuple[str, str], int]] = {}
+    for day, part, state, count in counted:
+        found.setdefault(str(day), {})[part, state] = int(count)
+    return {day: Labels(found[day]) for day in sorted(found)}
+
+
+def _whole_table(
+    earlier: dict[str, Any], part: dict[str, Any], dates: tuple[str | None, str | None]
+) -> dict[str, Any]:
+    """What the report says of the whole table after some of its dates were encoded anew."""
+    first, last = dates[0] or "0001-01-01", dates[1] or "9999-12-31"
+    others = {day: counts for day, counts in earlier["labels_by_date"].items() if not first <= day <= last}
+    by_date = {**others, **part["labels_by_date"]}
+    labels = Labels.sum(Labels.from_dict(counts) for counts in by_date.values())
+    return {**earlier, "labels": labels.as_dict(), "labels_by_date": dict(sorted(by_date.items()))}
 
 
 def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
@@ -144,8 +182,10 @@ def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
     state = (
         F.when(label.isNull(), "null").when(label == 0.0, "zero").when(label == 1.0, "one").otherwise("other")
     )
-    if ctx.config.dataset.label == "conversion":
-        immature = cut.is_immature(ctx.config.dataset.maturity_hours, impressions.columns)
+    hours = ctx.config.dataset.label_hours
+    if hours > 0:
+        of_conversions = ctx.config.dataset.label == "conversion"  # which column label_mature is about
+        immature = cut.is_immature(hours, impressions.columns if of_conversions else [])
         state = F.when(train & immature, "immature").otherwise(state)
     rows = impressions.withColumns({"split": F.when(train, "train").otherwise("test"), "__state": state})
     return rows.withColumn("__keep", F.col("__state").isin("zero", "one"))
@@ -192,17 +232,17 @@ def _kept(columns: Sequence[str]) -> list[Column]:
 
 
 def _reusable(ctx: Context, settings: str) -> Encoder | None:
-    """The current encoder, when only some dates are asked for and its settings are today's."""
+    """The current encoder, when only some dates are asked for, its settings are today's and it made the table."""
     if ctx.config.run.date_from is None and ctx.config.run.date_to is None:
         return None
-    if not ctx.catalog.exists("samples"):
+    known = ctx.load_details(STAGE)
+    # a fit that was killed before its table was whole leaves the samples of another encoder
+    if not ctx.catalog.exists("samples") or known.get("encoder") != current_name(ctx.root):
+        return None
+    if "labels_by_date" not in known:
         return None
     encoder = Encoder.current(ctx.root)
     return encoder if encoder and encoder.fitted.get("settings") == settings else None
-
-
-def _name(encoder: Encoder | None) -> str | None:
-    return None if encoder is None else digest(encoder.as_dict())
 
 
 def _source(ctx: Context) -> str:

@@ -185,10 +185,15 @@ class Encoder:
     @classmethod
     def current(cls, root: Root) -> Encoder | None:
         """The encoder that the pointer names, or None before the first fit."""
-        if not root.exists("encoders", "current.json"):
-            return None
-        pointer = json.loads(read_bytes(root.path("encoders", "current.json")))
-        return cls.load(root.path("encoders", f"{pointer['fingerprint']}.json"))
+        name = current_name(root)
+        return cls.load(root.path("encoders", f"{name}.json")) if name else None
+
+
+def current_name(root: Root) -> str | None:
+    """Fingerprint of the current encoder; forgetting a value changes its content and not its name."""
+    if not root.exists("encoders", "current.json"):
+        return None
+    return str(json.loads(read_bytes(root.path("encoders", "current.json")))["fingerprint"])
 
 
 _PREFIX = "__feature_"

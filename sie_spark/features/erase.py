@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sie_spark.features.fit import DRAFTS
 from sie_spark.platform.root import Root, read_bytes
 
 FOLDER = "encoders"
@@ -23,6 +24,7 @@ def erase_value(root: Root, value: str) -> list[str]:
     list of str
         fingerprints of the encoders that held it.
     """
+    root.remove(*DRAFTS)  # an encode that was killed left whole vocabularies there
     held = []
     for name in root.files(FOLDER):
         if not name.endswith(".json") or name in POINTERS:

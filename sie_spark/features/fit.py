@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 QUANTILE_ROWS = 200_000
 COMPONENT_ROWS = 20_000
+DRAFTS = ("encoders", "vocabulary", "draft")
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,17 @@ def _side_file(training: Training, feature: Resolved) -> Vocabulary:
         .withColumn("id", F.row_number().over(order))
         .filter(F.col("id") < feature.settings.max_vocabulary)
     )
-    draft = root.path("encoders", "vocabulary", f"draft-{feature.name}")
-    numbered.select("value", "id", "n").write.mode("overwrite").parquet(draft)
-    table = spark.read.parquet(draft)
-    row = table.agg(F.count("*"), F.bit_xor(F.xxhash64("value", "id"))).first()
-    assert row is not None
-    path = f"vocabulary/{row[1] & (2**64 - 1):016x}"
-    if not root.exists("encoders", path, "_SUCCESS"):
-        table.coalesce(1).write.mode("overwrite").parquet(root.path("encoders", path))
+    draft = (*DRAFTS, feature.name)
+    try:
+        numbered.select("value", "id", "n").write.mode("overwrite").parquet(root.path(*draft))
+        table = spark.read.parquet(root.path(*draft))
+        row = table.agg(F.count("*"), F.bit_xor(F.xxhash64("value", "id"))).first()
+        assert row is not None
+        path = f"vocabulary/{row[1] & (2**64 - 1):016x}"
+        if not root.exists("encoders", path, "_SUCCESS"):
+            table.coalesce(1).write.mode("overwrite").parquet(root.path("encoders", path))
+    finally:
+        root.remove(*draft)  # it holds identifiers
     return Vocabulary(int(row[0]) + 1, None, path, root.path("encoders"))
 
 

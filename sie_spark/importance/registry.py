@@ -22,13 +22,13 @@ class Backward:
     logit, probability, label:
         float32 [N]; probability = sigmoid(logit).
     logit_grad_norm:
-        ``||d logit / d theta||`` over all parameters, float32 [N]; None unless some scorer needs it.
+        ``||d logit / d theta||`` over all parameters, float32 [N]; always there: the weights' policies read it too.
     """
 
     logit: Tensor
     probability: Tensor
     label: Tensor
-    logit_grad_norm: Tensor | None = None
+    logit_grad_norm: Tensor
 
 
 class Scorer(Protocol):
@@ -38,14 +38,11 @@ class Scorer(Protocol):
     ----------
     name:
         of the column: ``score_<name>``.
-    needs:
-        what it takes beside the forward pass: ``gradients``.
     uses_label:
         whether the score depends on the label (a weight made from it is then biased).
     """
 
     name: str
-    needs: frozenset[str]
     uses_label: bool
 
     def score(self, backward: Backward) -> Tensor:

@@ -9,10 +9,11 @@ from sie_spark.importance.registry import scorer
 from sie_spark.importance.worker import ScoreRows, build_engine, score_columns
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import ModelError, RowIdentityError, SieError
+from sie_spark.platform.errors import RowIdentityError, worker_error
 from sie_spark.platform.result import StageResult
 from sie_spark.platform.root import read_bytes
-from sie_spark.training.checkpoint import model_from_bytes, require_model
+from sie_spark.training.arms import encoder
+from sie_spark.training.checkpoint import check_encoder, model_from_bytes, require_model
 from sie_spark.training.train import training_rows
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def run(ctx: Context) -> StageResult:
     """Write ``scores``: one row for every training row."""
     samples = ctx.catalog.ref("samples")
     reference = require_model(ctx.root, "reference")
+    encoded, _ = encoder(ctx)
+    check_encoder(reference, encoded)
     chosen = tuple(dict.fromkeys(ctx.config.importance.scorers))
     for name in chosen:
         scorer(name)  # an unknown name fails before any work
@@ -30,8 +33,8 @@ def run(ctx: Context) -> StageResult:
     content = hashlib.sha256(data).hexdigest()
     fingerprint = ctx.fingerprint("score", "importance.scorers", samples=samples.version, model=content)
     inputs = {"samples": samples}
-    if ctx.catalog.fingerprint("scores") == fingerprint and not ctx.config.run.force:
-        details = ctx.load_details("score")
+    details = ctx.finished("score", fingerprint, table="scores")
+    if details is not None:
         scores = ctx.catalog.ref("scores")
         return StageResult(
             inputs, {"scores": scores}, metrics=_metrics(details), details=details, skipped=True
@@ -62,8 +65,9 @@ def run(ctx: Context) -> StageResult:
         "scorers": list(chosen),
         "scorer_version": version,
         "summary": counts["summary"],
+        "encoder": encoded,
     }
-    ctx.save_details("score", details)
+    ctx.save_details("score", details, fingerprint=fingerprint)
     return StageResult(inputs, {"scores": written}, metrics=_metrics(details), details=details)
 
 
@@ -85,7 +89,12 @@ def _write(
     try:
         ref = ctx.catalog.replace(scored, "scores", fingerprint=fingerprint, job="score")
     except Exception as error:  # a worker's failure arrives as py4j's, PySpark's or Connect's own type
-        raise worker_error(error) from error
+        raise worker_error(
+            error,
+            "scoring",
+            remedy="mend what the message names; 'sie score' alone repeats only this stage",
+            otherwise="look at the executors' logs for the task that failed",
+        ) from error
     found = wrote.get
     table = {
         name: {word: float(found[f"{word}:{name}"]) for word in words}
@@ -108,21 +117,6 @@ def score_rows(rows: DataFrame, function: ScoreRows) -> DataFrame:
 def task_threads(spark: SparkSession) -> int:
     """Cpus of a Spark task."""
     return max(1, int(spark.conf.get("spark.task.cpus", "1") or 1))
-
-
-def worker_error(error: Exception) -> SieError:
-    """What a worker raised, without its stack trace."""
-    for line in reversed(str(error).splitlines()):
-        name, _, said = line.strip().partition(": ")
-        if said and name.startswith("sie_spark."):
-            return ModelError(
-                f"scoring failed in a worker: {said}",
-                remedy="mend what the message names; 'sie score' alone repeats only this stage",
-            )
-    first = str(error).strip().splitlines()[0][:300]
-    return ModelError(
-        f"scoring failed: {first}", remedy="look at the executors' logs for the task that failed"
-    )
 
 
 def _metrics(details: dict[str, Any]) -> dict[str, float]:

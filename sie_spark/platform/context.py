@@ -18,6 +18,8 @@ from sie_spark.platform.session import open_session, stop_session
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+FINGERPRINT = "__fingerprint"  # among a stage's details
+
 
 @dataclass
 class Context:
@@ -60,13 +62,32 @@ class Context:
         """Keep how long a stage took, for the report's table of times."""
         self.save_details("seconds", {**self.load_details("seconds"), stage: round(seconds, 2)})
 
-    def save_details(self, stage: str, details: dict[str, Any]) -> None:
-        """Keep a stage's details (quality counts, curves, examples) for the report, across processes."""
-        text = json.dumps(details, sort_keys=True, default=str)
+    def save_details(self, stage: str, details: dict[str, Any], *, fingerprint: str | None = None) -> None:
+        """Keep a stage's details (quality counts, curves, examples) for the report, across processes.
+
+        The fingerprint says that the stage came to its end with it; see :meth:`finished`.
+        """
+        kept = details if fingerprint is None else {**details, FINGERPRINT: fingerprint}
+        text = json.dumps(kept, sort_keys=True, default=str)
         self.root.write_bytes(text.encode(), "details", f"{stage}.json")
 
     def load_details(self, stage: str) -> dict[str, Any]:
         """Details that an earlier run of a stage left, or an empty dict."""
+        return {name: value for name, value in self._stored(stage).items() if name != FINGERPRINT}
+
+    def finished(self, stage: str, fingerprint: str, *, table: str, scope: str = "") -> dict[str, Any] | None:
+        """The stage's details where it needs not run: it came to its end with this fingerprint, unforced.
+
+        The table's commit alone does not say so: checks follow it, and a job can be killed before its details
+        are kept.
+        """
+        if self.config.run.force or self._stored(stage).get(FINGERPRINT) != fingerprint:
+            return None
+        if self.catalog.fingerprint(table, scope=scope) != fingerprint:
+            return None
+        return self.load_details(stage)
+
+    def _stored(self, stage: str) -> dict[str, Any]:
         from sie_spark.platform.root import read_bytes
 
         if not self.root.exists("details", f"{stage}.json"):

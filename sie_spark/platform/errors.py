@@ -6,6 +6,8 @@ Every error a user can cause derives from :class:`SieError`; the command line pr
 
 from __future__ import annotations
 
+import re
+
 
 class SieError(Exception):
     """A failure a user can mend: ``str(error)`` says what and where, ``error.remedy`` what to do next."""
@@ -41,3 +43,22 @@ class PlatformError(SieError):
 
 class StageOrderError(SieError):
     """A stage was asked to run before the table or model it reads exists."""
+
+
+def worker_error(error: Exception, what: str, *, remedy: str, otherwise: str) -> ModelError:
+    """What a Spark worker raised, in one line, without its stack trace.
+
+    Parameters
+    ----------
+    what:
+        was being done: 'scoring'.
+    remedy, otherwise:
+        for an error of this package, which says itself what to mend, and for any other.
+    """
+    text = str(error)
+    ours = re.findall(r"^\s*sie_spark\.[\w.]+: (.+)$", text, flags=re.MULTILINE)
+    if ours:
+        return ModelError(f"{what} failed in a worker: {ours[-1]}", remedy=remedy)
+    others = re.findall(r"^\s*((?:[\w.]*Error|[\w.]*Exception): .+)$", text, flags=re.MULTILINE)
+    said = others[-1] if others else (text.strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(f"{what} failed: {said[:300]}", remedy=otherwise)

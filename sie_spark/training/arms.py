@@ -14,7 +14,7 @@ from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError, StageOrderError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import read_bytes
-from sie_spark.training.checkpoint import SavedModel, current_model, drop_file, set_current
+from sie_spark.training.checkpoint import SavedModel, current_model, set_current
 from sie_spark.training.distributed import launch, threads_per_rank
 from sie_spark.training.draws import uniform_column
 from sie_spark.training.feed import SamplingRate
@@ -40,20 +40,26 @@ class TableFacts:
 
 
 def encoder(ctx: Context) -> tuple[str, InputSpec]:
-    """Fingerprint and inputs of the current encoder.
+    """Fingerprint and inputs of the encoder that made the samples.
 
     Raises
     ------
     StageOrderError
-        when no encoder has been fitted.
+        when no encoder has been fitted, or one was whose samples were not written to the end.
     """
     if not ctx.root.exists("encoders", "current.json"):
         raise StageOrderError(
             f"no encoder under {ctx.root.uri}", remedy="run 'sie encode' first, or 'sie run' for all stages"
         )
     pointer = json.loads(read_bytes(ctx.root.path("encoders", "current.json")))
-    artefact = json.loads(read_bytes(pointer["path"]))
-    return str(pointer["fingerprint"]), InputSpec.from_dict(artefact["inputs"])
+    fingerprint = str(pointer["fingerprint"])
+    if ctx.load_details("encode").get("encoder", fingerprint) != fingerprint:
+        raise StageOrderError(
+            f"encoder {fingerprint} is not that of the samples under {ctx.root.uri}: 'sie encode' was cut short",
+            remedy="run 'sie encode' again, or 'sie run' for all stages",
+        )
+    artefact = json.loads(read_bytes(ctx.root.path("encoders", f"{fingerprint}.json")))
+    return fingerprint, InputSpec.from_dict(artefact["inputs"])
 
 
 def fit_arm(
@@ -62,11 +68,16 @@ def fit_arm(
     frame: DataFrame,
     *,
     fingerprint: str,
-    spec: InputSpec,
+    encoded: tuple[str, InputSpec],
     epochs: int | None = None,
     draw: Draw | None = None,
 ) -> dict[str, Any]:
     """Fit, save and make current one arm; an interrupted fit of the same fingerprint goes on.
+
+    Parameters
+    ----------
+    encoded:
+        what :func:`encoder` says of the rows.
 
     Returns
     -------
@@ -78,7 +89,7 @@ def fit_arm(
         when the rows have labels of one class only.
     """
     began = time.monotonic()
-    settings = ctx.config.training
+    settings, (name, spec) = ctx.config.training, encoded
     if draw is not None and draw.fraction >= 1:
         draw = None
     facts = table_facts(frame, arm, draw)
@@ -101,7 +112,7 @@ def fit_arm(
         start_vectors=ctx.config.dataset.start_vectors is not None,
     )
     if ctx.config.run.force:
-        drop_file(ctx.root, *job.folder, "state.pt")
+        ctx.root.remove(*job.folder, "state.pt")
     uri = job.save(manifest)
     history = launch(ctx.spark, settings, ctx.root, job.folder, uri)
     details = {
@@ -115,8 +126,9 @@ def fit_arm(
         },
         "wall_seconds": time.monotonic() - began,
     }
-    set_current(ctx.root, SavedModel(arm, fingerprint, ctx.root.path(*job.folder, "model.pt"), details))
-    drop_file(ctx.root, *job.folder, "state.pt")
+    path = ctx.root.path(*job.folder, "model.pt")
+    set_current(ctx.root, SavedModel(arm, fingerprint, path, details, name))
+    ctx.root.remove(*job.folder, "state.pt")
     ctx.progress.say(
         f"fit '{arm}': {details['steps']:,} steps, {details['epochs']} epochs in {details['seconds']:.1f}s,"
         f" last loss {details['loss'][-1]:.4f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sie_spark.platform.context import Context
+from sie_spark.platform.errors import StageOrderError
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.training.arms import encoder, fit_arm, up_to_date
 from sie_spark.training.checkpoint import SavedModel, current_model, require_model, set_current
@@ -16,6 +17,7 @@ def run(ctx: Context) -> StageResult:
     """Fit ``models/weighted`` and, as ``arms`` says, ``models/random`` and ``models/full``."""
     subset, samples = ctx.catalog.ref("training_set"), ctx.catalog.ref("samples")
     encoded, spec = encoder(ctx)
+    check_subset(ctx, encoded)
     done: dict[str, Any] = {}
     fresh = False
     for arm in arms(ctx):
@@ -33,7 +35,7 @@ def run(ctx: Context) -> StageResult:
                     if arm == "full"
                     else ctx.catalog.read("training_set", version=subset.version).where(f"arm = '{arm}'")
                 )
-                fit_arm(ctx, arm, frame, fingerprint=fingerprint, spec=spec)
+                fit_arm(ctx, arm, frame, fingerprint=fingerprint, encoded=(encoded, spec))
             if arm == "weighted":  # the one that is meant to be served
                 publish_arm(ctx, arm)
         done[arm] = require_model(ctx.root, arm).details
@@ -76,6 +78,21 @@ def _adopt_reference(ctx: Context, fingerprint: str) -> None:
     ctx.progress.say(
         "fit 'full': the reference model was fitted on all rows with the same settings; it is that model"
     )
-    set_current(
-        ctx.root, SavedModel("full", fingerprint, found.path, {**found.details, "same_as": "reference"})
-    )
+    details = {**found.details, "same_as": "reference"}
+    set_current(ctx.root, SavedModel("full", fingerprint, found.path, details, found.encoder))
+
+
+def check_subset(ctx: Context, encoded: str) -> None:
+    """Refuse a training set whose rows another encoder made.
+
+    Raises
+    ------
+    StageOrderError
+        naming the stages to run.
+    """
+    known = ctx.load_details("weigh").get("encoder")
+    if known not in (None, encoded):
+        raise StageOrderError(
+            f"training_set was drawn from rows of encoder {known}, the samples are of {encoded}",
+            remedy="run 'sie train', 'sie score' and 'sie weigh' first, or 'sie run' for all stages",
+        )

@@ -29,7 +29,7 @@ def run(ctx: Context) -> StageResult:
             "reference",
             training_rows(ctx, table.version),
             fingerprint=fingerprint,
-            spec=spec,
+            encoded=(encoded, spec),
             epochs=pilot.epochs,
             draw=Draw(pilot.fraction, ctx.config.training.seed, "pilot"),
         )

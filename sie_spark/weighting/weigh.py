@@ -25,8 +25,8 @@ def run(ctx: Context) -> StageResult:
     source = ctx.catalog.ref("scores")
     fingerprint = ctx.fingerprint("weigh", "weighting", "arms.random", scores=source.version)
     inputs = {"scores": source}
-    if ctx.catalog.fingerprint("training_set") == fingerprint and not ctx.config.run.force:
-        details = ctx.load_details("weigh")
+    details = ctx.finished("weigh", fingerprint, table="training_set")
+    if details is not None:
         table = ctx.catalog.ref("training_set")
         return StageResult(
             inputs, {"training_set": table}, metrics=_metrics(details), details=details, skipped=True
@@ -47,7 +47,8 @@ def run(ctx: Context) -> StageResult:
             remedy="raise weighting.budget",
         )
     details["top"] = top_examples(ctx, scores, column)
-    ctx.save_details("weigh", details)
+    details["encoder"] = ctx.load_details("score").get("encoder")
+    ctx.save_details("weigh", details, fingerprint=fingerprint)
     return StageResult(inputs, {"training_set": ref}, metrics=_metrics(details), details=details)
 
 
@@ -74,15 +75,15 @@ def _write(
     # few, full files whose rows are in the order of a hash: the same in every run, and mixed already
     kept = kept.hint("rebalance", "arm", "event_date").sortWithinPartitions("arm", "event_date", "sample_id")
     ref = ctx.catalog.replace(kept, "training_set", fingerprint=fingerprint, job="weigh")
-    return ref, seen.get
+    return ref, seen.get if ref.rows else {}  # of no rows Spark observes nothing, not even zeros
 
 
 def _details(arms: list[Arm], found: dict[str, Any], rows: int) -> dict[str, Any]:
     described = {}
     for arm in arms:
-        kept = int(found[f"{arm.name}:kept"] or 0)
-        weight, squares = float(found[f"{arm.name}:weight"] or 0), float(found[f"{arm.name}:squares"] or 0)
-        positive = float(found[f"{arm.name}:positive"] or 0)
+        kept = int(found.get(f"{arm.name}:kept") or 0)
+        weight, squares = (float(found.get(f"{arm.name}:{name}") or 0) for name in ("weight", "squares"))
+        positive = float(found.get(f"{arm.name}:positive") or 0)
         described[arm.name] = {
             **arm.describe(),
             "rows": rows,
@@ -92,7 +93,7 @@ def _details(arms: list[Arm], found: dict[str, Any], rows: int) -> dict[str, Any
             "ess": weight**2 / squares if squares else 0.0,
             "positives": positive,
             "positive_share": positive / kept if kept else 0.0,
-            "estimated_rows": float(found[f"{arm.name}:inverse"] or 0),
+            "estimated_rows": float(found.get(f"{arm.name}:inverse") or 0),
         }
     return {"rows": rows, "arms": described}
 

@@ -23,6 +23,9 @@ def test_a_value_leaves_inline_and_side_vocabularies(tmp_path: Path) -> None:
         folder / "part-0.parquet",
     )
     (folder / ".part-0.parquet.crc").write_bytes(b"of the file as it was")
+    draft = folder.parent / "draft" / "far" / "part-0.parquet"  # of an encode that was killed
+    draft.parent.mkdir(parents=True)
+    draft.write_bytes(b"bob")
     inline, side = (
         Vocabulary(4, tuple(names)),
         Vocabulary(4, None, "vocabulary/ab12", str(tmp_path / "encoders")),
@@ -38,5 +41,5 @@ def test_a_value_leaves_inline_and_side_vocabularies(tmp_path: Path) -> None:
         assert held.transform_row({"near": value, "far": value})["cat"] == [identifier] * 2
     assert "bob" not in json.dumps(held.as_dict())
     assert "bob" not in pq.read_table(folder / "part-0.parquet")["value"].to_pylist()
-    assert not list(folder.glob(".*.crc"))
+    assert not list(folder.glob(".*.crc")) and not draft.exists()
     assert erase_value(root, "bob") == []

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,17 @@ def encoders(spark: Any, tmp_path_factory: Any) -> list[Encoder]:
         f if f["kind"] != "vector" else {"column": "image", "kind": "vector", "size": 6} for f in FEATURES
     ]
     return [fitted(spark, root, data), fitted(spark, root, data, more, inline=5)]
+
+
+def test_no_draft_of_a_vocabulary_stays(encoders: list[Encoder]) -> None:
+    large = [
+        ids for f in encoders[1].features if (ids := getattr(f, "ids", None)) and ids.as_dict().get("path")
+    ]
+    assert large
+    for ids in large:
+        folder = Path(ids.base) / "vocabulary"
+        assert (folder.parent / ids.path).is_dir()
+        assert not list(folder.glob("draft*/*")) and not list(folder.glob("draft-*"))
 
 
 def same_bits(spark: Any, encoder: Encoder, data: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sie_spark.importance import SCORERS, scorer, worker
 from sie_spark.importance.worker import Loaded, ScoreRows, build_engine, score_batch, score_columns
 from sie_spark.models import Batch, build_model
 from sie_spark.platform.config import Model
-from sie_spark.platform.errors import ConfigError, ModelError
+from sie_spark.platform.errors import ConfigError, ModelError, StageOrderError
 from sie_spark.platform.root import Root
 from sie_spark.training.checkpoint import save_model
 
@@ -79,7 +80,7 @@ def test_cheap_scores() -> None:
 def test_conformance(name: str) -> None:
     """Every scorer: declared, elementwise, finite on extreme logits, label-free exactly when it says so."""
     found = scorer(name)
-    assert SCORERS[name] is found and found.name == name and found.needs <= {"gradients"}
+    assert SCORERS[name] is found and found.name == name
     logit = torch.tensor([-80.0, -1.0, 0.0, 2.0, 80.0])
     rows = [
         worker.Backward(logit, torch.sigmoid(logit), torch.full((5,), y), torch.ones(5)) for y in (0.0, 1.0)
@@ -195,10 +196,34 @@ def test_stage(make_context: Any) -> None:
     version = context.catalog.version("scores")
     again = score.run(context)
     assert again.skipped and again.metrics == result.metrics and context.catalog.version("scores") == version
+    context.save_details(
+        "score", result.details
+    )  # as if killed after the commit, with an older run's details
+    assert not score.run(context).skipped and score.run(context).skipped
 
     more = make_context(settings(importance={"scorers": ["entropy"]}))
     assert not score.run(more).skipped
     assert "score_entropy" in more.catalog.read("scores").columns
+
+
+@pytest.mark.spark
+def test_a_model_of_another_encoder_does_not_score(make_context: Any) -> None:
+    from sie_spark.importance import score
+    from sie_spark.training import train
+    from sie_spark.training.checkpoint import current_model
+
+    context = make_context(settings(model={"name": "lr"}))
+    write_samples(context, planted_rows(800))
+    train.run(context)
+    found = current_model(context.root, "reference")
+    assert found is not None and found.encoder == "planted"
+    other = json.dumps({"fingerprint": "other", "path": "x"}).encode()
+    context.root.write_bytes(other, "encoders", "current.json")
+    artefact = json.dumps({"format_version": 1, "inputs": SPEC.as_dict()}).encode()
+    context.root.write_bytes(artefact, "encoders", "other.json")
+    with pytest.raises(StageOrderError, match="encoder planted") as caught:
+        score.run(context)
+    assert "sie train" in caught.value.remedy
 
 
 @pytest.mark.spark

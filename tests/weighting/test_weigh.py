@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from planted import planted_rows, settings, write_samples
 
-from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.training.draws import uniform
 from sie_spark.weighting import NUMPY, POLICIES, SPARK, Row, weigh
 from sie_spark.weighting.arms import Arm, plan_arms
@@ -124,6 +124,14 @@ def test_horvitz_thompson_and_biased_arms(make_context: Any) -> None:
     assert result.metrics["biased"] == 1.0 and result.details["arms"]["weighted"]["biased"]
     again = emphasised.catalog.read("training_set").where("arm = 'weighted'").toPandas()
     assert again["weight"].mean() == pytest.approx(1.0, rel=0.15) and again["weight"].max() <= 10.0
+
+
+def test_a_budget_that_keeps_nothing_fails_every_time(make_context: Any) -> None:
+    context = make_context(config(policy="horvitz_thompson", budget=1e-9))
+    write_scores(context, 300)
+    for _ in range(2):
+        with pytest.raises(DataError, match="none of 300 rows was kept"):
+            weigh.run(context)
 
 
 def test_a_score_that_is_not_there_or_negative(make_context: Any) -> None:

@@ -13,7 +13,6 @@ class Entropy:
     """``-p log p - (1 - p) log(1 - p)``, from the logit."""
 
     name = "entropy"
-    needs: frozenset[str] = frozenset()
     uses_label = False
 
     def score(self, backward: Backward) -> Tensor:

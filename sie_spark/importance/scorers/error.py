@@ -12,7 +12,6 @@ class Error:
     """``|p - y|``."""
 
     name = "error"
-    needs: frozenset[str] = frozenset()
     uses_label = True
 
     def score(self, backward: Backward) -> Tensor:

@@ -16,10 +16,8 @@ class GradNorm:
     """
 
     name = "grad_norm"
-    needs: frozenset[str] = frozenset({"gradients"})
     uses_label = True
 
     def score(self, backward: Backward) -> Tensor:
         """At least 0, [N]."""
-        assert backward.logit_grad_norm is not None
         return (backward.probability - backward.label).abs() * backward.logit_grad_norm

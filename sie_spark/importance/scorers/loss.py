@@ -13,7 +13,6 @@ class Loss:
     """``-y log p - (1 - y) log(1 - p)``, from the logit."""
 
     name = "loss"
-    needs: frozenset[str] = frozenset()
     uses_label = True
 
     def score(self, backward: Backward) -> Tensor:

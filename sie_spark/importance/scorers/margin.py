@@ -12,7 +12,6 @@ class Margin:
     """``(2 y - 1) logit``."""
 
     name = "margin"
-    needs: frozenset[str] = frozenset()
     uses_label = True
 
     def score(self, backward: Backward) -> Tensor:
