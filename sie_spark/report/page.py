@@ -22,6 +22,7 @@ CELLS = (
 WITH_SPAN = ("auc", "calibration")
 TOP = 12
 SLICES = 40
+NO_DAY = "1970-01-01"  # what a table without times has for every row
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def view(facts: Facts) -> dict[str, Any]:
     evaluated, weighed = facts.of("evaluate"), facts.of("weigh").get("arms", {}).get("weighted", {})
     verdict = words.headline(evaluated)
     group = (facts.group or "row").removesuffix("_id").replace("_", " ")
-    days = [row["date"] for row in facts.of("samples").get("by_date", [])]
+    days = [row["date"] for row in facts.of("samples").get("by_date", []) if row["date"] != NO_DAY]
     return {
         "title": f"{verdict.title} – {facts.dataset}",
         "dataset": facts.dataset,
@@ -76,6 +77,7 @@ def view(facts: Facts) -> dict[str, Any]:
         "summary": words.summary(weighed, evaluated),
         "arms": _arms(facts),
         "test_rows": f"{evaluated.get('rows', 0):,}",
+        "split": words.split(facts.of("encode")),
         "confidence": f"{evaluated.get('confidence', 0.95) * 100:g} %",
         "group": f"{group}s",
         "group_one": group,
@@ -85,6 +87,7 @@ def view(facts: Facts) -> dict[str, Any]:
         "slices": _slices(evaluated.get("slices", [])),
         "score": str(facts.importance.get("score", "score")).replace("_", " "),
         "top": _top(facts.of("weigh").get("top", [])),
+        "selection": _selection(facts.of("encode").get("selection", {})),
         "flow": _flow(facts),
         "identity": _identity(facts.of("ingest").get("rows", {})),
         "reasons": [
@@ -145,7 +148,7 @@ def _figures(facts: Facts) -> dict[str, str]:
 def _kept_facts(weighed: dict[str, Any]) -> list[tuple[str, str]]:
     if not weighed:
         return []
-    smallest = weighed.get("pi_quantiles", {}).get("0.0")
+    smallest = weighed.get("pi_quantiles", {}).get("0")
     facts = [
         ("Policy", str(weighed.get("policy", "–")).replace("_", " ")),
         (
@@ -168,6 +171,8 @@ def _kept_facts(weighed: dict[str, Any]) -> list[tuple[str, str]]:
 def _slices(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in entries:
+        if (entry["kind"], entry["slice"]) == ("day", NO_DAY):
+            continue
         row = cells.setdefault(
             (entry["kind"], entry["slice"]), {"rows": entry["rows"], "clicks": entry["clicks"]}
         )
@@ -195,7 +200,7 @@ def _slices(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
 def _top(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [
         {
-            "day": entry["event_date"],
+            "day": "–" if entry["event_date"] == NO_DAY else entry["event_date"],
             "label": "click" if entry["label"] else "no click",
             "p": f"{entry['p']:.3f}",
             "score": f"{entry['score']:.3g}",
@@ -203,6 +208,31 @@ def _top(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
         }
         for entry in entries[:TOP]
     ]
+
+
+def _selection(found: dict[str, Any]) -> dict[str, Any]:
+    """What feature selection did, or would have done, and to which features; empty where it did not run."""
+    if not found:
+        return {}
+    dropped, saved = found["dropped"], found["kept_despite"]
+    against: dict[str, list[str]] = {}
+    for verdict in found["verdicts"]:
+        votes = against.setdefault(verdict["feature"], [])
+        if verdict["drop"]:
+            votes.append(f"{verdict['method']}: {verdict['reason']}")
+    done = "dropped" if found["applied"] else "would be dropped"
+    rows = []
+    for name, votes in against.items():
+        if not votes:
+            continue
+        fate = done if name in dropped else f"kept: {saved.get(name, 'too few votes')}"
+        rows.append({"name": name, "fate": fate, "why": "; ".join(votes)})
+    return {
+        "title": f"Feature selection: {len(dropped)} of {len(against)} features {done}",
+        "note": f"Judged on {found['rows']:,} training rows."
+        + ("" if found["applied"] else " Nothing was dropped: dataset.selection.apply is false."),
+        "rows": sorted(rows, key=lambda row: row["fate"].startswith("kept")),
+    }
 
 
 def _flow(facts: Facts) -> list[dict[str, Any]]:

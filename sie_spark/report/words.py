@@ -105,8 +105,14 @@ def cautions(details: dict[str, dict[str, Any]], *, simulated: bool) -> list[str
         said.append(
             "The clickstream is simulated: it shows that the path works, not what your data would give."
         )
-    said.append("One seed and one time split: repeat with other seeds before a decision that matters.")
+    once = "one split" if _by_hash(details.get("encode", {})) else "one time split"
+    said.append(f"One seed and {once}: repeat with other seeds before a decision that matters.")
     return said
+
+
+def split(encoded: dict[str, Any]) -> str:
+    """How the test rows were set apart."""
+    return "set apart by a hash of their group" if _by_hash(encoded) else "later than every training row"
 
 
 def ratio(value: float | None) -> str:
@@ -142,6 +148,10 @@ def readable(features: dict[str, Any], limit: int = 6) -> str:
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
         said.append(f"{name.replace('_', ' ')} {shown[:40]}")
     return " · ".join(said[:limit])
+
+
+def _by_hash(encoded: dict[str, Any]) -> bool:
+    return bool(encoded.get("split", {}).get("by") == "hash")
 
 
 def _span(evaluated: dict[str, Any], name: str) -> str:

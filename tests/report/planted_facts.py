@@ -58,7 +58,7 @@ def details(change: float = -0.0008, half: float = 0.0012) -> dict[str, dict[str
                     "ess": 15_600.0,
                     "positive_share": 0.38,
                     "estimated_rows": 155_321.0,
-                    "pi_quantiles": {"0.0": 0.003},
+                    "pi_quantiles": {"0": 0.003, "0.5": 0.1},
                 }
             },
             "top": [

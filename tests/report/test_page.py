@@ -85,6 +85,60 @@ def test_a_stranger_reads_the_verdict_first() -> None:
     assert "Not run" not in text
 
 
+def test_the_least_inclusion_probability_is_shown() -> None:
+    from sie_spark.weighting.arms import QUANTILES
+
+    assert (
+        f"{QUANTILES[0]:g}" in details()["weigh"]["arms"]["weighted"]["pi_quantiles"]
+    )  # as plan_arms keys it
+    assert "Least inclusion probability 0.003" in Outline(render(facts())).text
+
+
+def test_a_split_by_hash_claims_nothing_about_time() -> None:
+    text = Outline(render(facts())).text
+    assert "later than every training row" in text and "2024-03-01 to 2024-03-04" in text
+    found = details()
+    found["encode"]["split"] = {"by": "hash", "seconds": None, "test_fraction": 0.2}
+    found["samples"]["by_date"] = [{"date": "1970-01-01"}]
+    for entry in found["evaluate"]["slices"]:
+        entry["slice"] = "1970-01-01" if entry["kind"] == "day" else entry["slice"]
+    for entry in found["weigh"]["top"]:
+        entry["event_date"] = "1970-01-01"
+    text = Outline(render(facts(found))).text
+    assert "set apart by a hash of their group" in text
+    for claim in ("later than", "1970-01-01", "time split"):
+        assert claim not in text
+
+
+def test_what_feature_selection_did() -> None:
+    assert "Feature selection" not in Outline(render(facts())).text
+    found = details()
+    votes = (("noise", True), ("price", False), ("user_id", True), ("rank", True))
+    found["encode"]["selection"] = {
+        "rows": 20_000,
+        "applied": True,
+        "dropped": {"noise": ["information: nothing"]},
+        "kept_despite": {"user_id": "named in dataset.selection.keep"},
+        "verdicts": [
+            {
+                "feature": name,
+                "method": "information",
+                "drop": drop,
+                "value": 0.0,
+                "reason": "as chance gives",
+            }
+            for name, drop in votes
+        ],
+    }
+    page = Outline(render(facts(found)))
+    assert "Feature selection: 1 of 4 features dropped" in page.text
+    assert "noise dropped information: as chance gives" in page.text
+    assert "user_id kept: named in dataset.selection.keep" in page.text and "kept: too few votes" in page.text
+    assert "price" not in {row["name"] for row in view(facts(found))["selection"]["rows"]}
+    found["encode"]["selection"]["applied"] = False
+    assert "1 of 4 features would be dropped" in Outline(render(facts(found))).text
+
+
 def test_it_stands_alone_and_is_the_same_every_time() -> None:
     page = render(facts())
     assert all(link.startswith("#") for link in Outline(page).links)
