@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sie_spark.evaluation import evaluate
 from sie_spark.models import build_model
 from sie_spark.platform.config import Model
 from sie_spark.platform.errors import DataError, ModelError, StageOrderError
-from sie_spark.training.checkpoint import SavedModel, save_model, set_current
+from sie_spark.training.checkpoint import SavedModel, require_model, save_model, set_current
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import planted
@@ -181,6 +182,18 @@ def test_test_labels_of_one_class_are_refused(make_context: Any) -> None:
     with pytest.raises(DataError, match=r"'planted' has 100 rows, all with label 0") as caught:
         evaluate.run(ctx)
     assert "test_fraction" in caught.value.remedy
+
+
+def test_an_arm_of_another_encoder_is_not_judged(make_context: Any) -> None:
+    ctx = make_context(planted.settings())
+    planted.write_samples(ctx, planted.planted_rows(60), test_rows=20)
+    fitted(ctx, "weighted", 0.0)
+    assert [arm.arm for arm in evaluate.find_arms(ctx)] == ["weighted"]
+    saved = require_model(ctx.root, "weighted")
+    set_current(ctx.root, replace(saved, encoder="another"))
+    with pytest.raises(StageOrderError, match="'weighted' was fitted on rows of encoder another") as caught:
+        evaluate.run(ctx)
+    assert "sie retrain" in caught.value.remedy
 
 
 def test_a_model_that_predicts_nan_is_named(make_context: Any) -> None:
