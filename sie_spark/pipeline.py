@@ -48,7 +48,18 @@ def run_stage(
 
 
 def run_all(ctx: Context, tracker: Tracker, *, simulate: bool) -> tuple[StageResult, str]:
-    """Every stage in order under one parent run; rows are those of ingest, metrics those of evaluate."""
+    """Every stage in order under one parent run; rows are those of ingest, metrics those of evaluate.
+
+    Raises
+    ------
+    ConfigError, ModelError
+        before any work, for a policy, a scorer or a model that does not exist.
+    """
+    from sie_spark.models.registry import check_model  # torch: a stage without it should not wait for it
+    from sie_spark.weighting.weigh import check_choices
+
+    check_choices(ctx.config)
+    check_model(ctx.config.model)
     total = StageResult(skipped=True)
     with ExitStack() as stack:
         run_id = stack.enter_context(tracker.run("run", ctx.config))

@@ -27,8 +27,8 @@ def run(ctx: Context) -> StageResult:
     """
     settings = ctx.config.simulator
     fingerprint = ctx.fingerprint(JOB, "simulator")
-    if not ctx.config.run.force and ctx.catalog.fingerprint("truth") == fingerprint:
-        details = ctx.load_details(JOB)
+    details = ctx.finished(JOB, fingerprint, table="truth")
+    if details is not None:
         return StageResult(
             outputs={"truth": ctx.catalog.ref("truth")},
             metrics=details.get("metrics", {}),
@@ -62,7 +62,7 @@ def run(ctx: Context) -> StageResult:
     totals, facts = _plain(counted), _plain(seen)
     metrics = {"impressions": totals["impressions"], "records": totals["records"]}
     details = {"raw": raw, "records": totals, "truth": facts, "intercept": intercept, "metrics": metrics}
-    ctx.save_details(JOB, details)
+    ctx.save_details(JOB, details, fingerprint=fingerprint)
     ctx.progress.say(
         f"simulated {totals['impressions']:,.0f} impressions, {totals['clicks']:,.0f} clicks,"
         f" {totals['purchases']:,.0f} purchases over {settings.days} days"

@@ -17,7 +17,7 @@ from sie_spark.platform.catalog import dates_predicate
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
-from sie_spark.platform.result import Rows, StageResult, TableRef
+from sie_spark.platform.result import Rows, StageResult
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -41,15 +41,17 @@ def run(ctx: Context) -> StageResult:
     DataError
         for labels of one class, labels other than 0 and 1, or a part without rows.
     """
-    version = ctx.catalog.version("impressions") if ctx.catalog.exists("impressions") else 0
-    impressions = ctx.catalog.read("impressions", version=version)
-    inputs = {"impressions": TableRef(ctx.catalog.path("impressions"), version)}
+    source = ctx.catalog.ref("impressions")
+    impressions = ctx.catalog.read("impressions", version=source.version)
+    inputs = {"impressions": source}
     settings = digest(ctx.config.fingerprint(*SETTINGS))
     encoder = _reusable(ctx, settings)
     dates = (ctx.config.run.date_from, ctx.config.run.date_to) if encoder else (None, None)
     scope = f"{dates[0] or ''}..{dates[1] or ''}" if encoder else ""
     name = current_name(ctx.root) if encoder else None
-    fingerprint = ctx.fingerprint(STAGE, *SETTINGS, impressions=version, dates=dates, encoder=name)
+    fingerprint = ctx.fingerprint(
+        STAGE, *SETTINGS, impressions=source.data_version, dates=dates, encoder=name
+    )
     stage = f"{STAGE}-{scope}" if scope else STAGE
     earlier = ctx.finished(stage, fingerprint, table="samples", scope=scope)
     if earlier is not None:

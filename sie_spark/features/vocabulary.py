@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.features.hashing import hash_id, hash_id_column
+from sie_spark.platform.root import locate
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -98,10 +99,9 @@ class Vocabulary:
     def _ids(self) -> dict[str, int]:
         if self.values is not None:
             return {value: at for at, value in enumerate(self.values, start=1)}
-        from pyarrow import dataset, fs
+        from pyarrow import dataset
 
-        path = f"{self.base}/{self.path}"
-        filesystem, name = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
+        filesystem, name = locate(f"{self.base}/{self.path}")
         table = dataset.dataset(name, filesystem=filesystem, format="parquet").to_table(
             columns=["value", "id"]
         )

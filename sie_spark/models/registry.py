@@ -58,6 +58,11 @@ def build_model(settings: Model, inputs: InputSpec, *, seed: int) -> nn.Module:
     return model
 
 
+def check_model(settings: Model) -> None:
+    """Raise :class:`ModelError` unless the model's name leads to a class."""
+    _ = _user_class(settings.name) if ":" in settings.name else _known(settings.name)
+
+
 def _known(name: str) -> type[nn.Module]:
     import sie_spark.models.ctr  # noqa: F401  (registers the models)
 

@@ -19,9 +19,11 @@ RETENTION = {
     "delta.logRetentionDuration": "interval 30 days",
     "delta.deletedFileRetentionDuration": "interval 30 days",
 }
+RECENT = 500  # commits looked back at for the last one that changed rows
 TIME = "event_ts"
 MAINTENANCE = (
     "OPTIMIZE",
+    "REORG",
     "VACUUM START",
     "VACUUM END",
     "SET TBLPROPERTIES",
@@ -114,8 +116,12 @@ class Catalog:
     def ref(self, name: str) -> TableRef:
         """Path, version and rows (from Delta's statistics, not a scan)."""
         self.require(name)
-        version = self.version(name)
-        return TableRef(self.path(name), version, self.read(name, version=version).count())
+        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
+        commits = history.select("version", "operation").orderBy("version", ascending=False).collect()
+        version = int(commits[0][0])
+        changed = (int(number) for number, operation in commits if operation not in MAINTENANCE)
+        rows = self.read(name, version=version).count()
+        return TableRef(self.path(name), version, rows, next(changed, version))
 
     def fingerprint(self, name: str, *, scope: str = "") -> str | None:
         """The fingerprint that the newest data commit of this scope carries, or None."""
@@ -124,7 +130,7 @@ class Catalog:
         history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)}").select(
             "operation", "userMetadata"
         )
-        for operation, metadata in history.orderBy("version", ascending=False).limit(500).collect():
+        for operation, metadata in history.orderBy("version", ascending=False).limit(RECENT).collect():
             if operation in MAINTENANCE:
                 continue
             stored = json.loads(metadata) if metadata else {}

@@ -12,11 +12,16 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class TableRef:
-    """A table as it was read or written: path or catalogue name, Delta version, number of rows."""
+    """A table as it was read or written: path or catalogue name, Delta version, number of rows.
+
+    ``data_version`` is the newest version that changed rows: compaction and clean-up come after it, and what
+    was made from it is still up to date.
+    """
 
     path: str
     version: int
     rows: int | None = None
+    data_version: int | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the JSON line and for MLflow."""

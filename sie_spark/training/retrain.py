@@ -23,7 +23,13 @@ def run(ctx: Context) -> StageResult:
     for arm in arms(ctx):
         source = samples if arm == "full" else subset
         fingerprint = ctx.fingerprint(
-            "retrain", "model", "training", arm=arm, version=source.version, rows=source.rows, encoder=encoded
+            "retrain",
+            "model",
+            "training",
+            arm=arm,
+            version=source.data_version,
+            rows=source.rows,
+            encoder=encoded,
         )
         if not up_to_date(ctx, arm, fingerprint):
             fresh = True
@@ -67,7 +73,13 @@ def same_as_reference(ctx: Context, samples: TableRef) -> bool:
         return False
     encoded, _ = encoder(ctx)
     expected = ctx.fingerprint(
-        "train", "model", "pilot", "training", samples=samples.version, rows=samples.rows, encoder=encoded
+        "train",
+        "model",
+        "pilot",
+        "training",
+        samples=samples.data_version,
+        rows=samples.rows,
+        encoder=encoded,
     )
     found = current_model(ctx.root, "reference")
     return found is not None and found.fingerprint == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.importance.registry import scorer
+from sie_spark.platform.config import Config
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 def run(ctx: Context) -> StageResult:
     """Write ``training_set``: arm ``weighted`` and, where wanted, arm ``random``."""
     settings = ctx.config.weighting
-    _check(ctx)
+    check_choices(ctx.config)
     source = ctx.catalog.ref("scores")
-    fingerprint = ctx.fingerprint("weigh", "weighting", "arms.random", scores=source.version)
+    fingerprint = ctx.fingerprint("weigh", "weighting", "arms.random", scores=source.data_version)
     inputs = {"scores": source}
     details = ctx.finished("weigh", fingerprint, table="training_set")
     if details is not None:
@@ -52,15 +53,18 @@ def run(ctx: Context) -> StageResult:
     return StageResult(inputs, {"training_set": ref}, metrics=_metrics(details), details=details)
 
 
-def _check(ctx: Context) -> None:
-    settings = ctx.config.weighting
+def check_choices(config: Config) -> None:
+    """Raise :class:`ConfigError` for scorers and a policy that do not exist or do not fit together."""
+    settings = config.weighting
+    for name in config.importance.scorers:
+        scorer(name)
     chosen = policy(settings.policy)
     scorer(settings.score)
-    if chosen.uses_score and settings.score not in ctx.config.importance.scorers:
+    if chosen.uses_score and settings.score not in config.importance.scorers:
         raise ConfigError(
             f"weighting.score is '{settings.score}', which importance.scorers does not compute",
             remedy=f"add '{settings.score}' to importance.scorers, or choose one of "
-            f"{', '.join(ctx.config.importance.scorers)}",
+            f"{', '.join(config.importance.scorers)}",
         )
 
 

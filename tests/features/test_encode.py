@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import time
 from collections import Counter
 from typing import Any
 
@@ -284,22 +283,3 @@ def test_no_python_runs_in_the_plan(encoded: Any, capsys: Any) -> None:
     plan = capsys.readouterr().out
     assert "Python" not in plan
     assert "Exchange hash" not in plan  # no shuffle either
-
-
-@pytest.mark.slow
-def test_time_per_row_does_not_grow(make_context: Any, tmp_path: Any) -> None:
-    from pyspark.sql import functions as F
-
-    seconds = []
-    for count in (100_000, 100_000, 400_000):  # the first one warms the session up
-        ctx = make_context(settings(), root=tmp_path / f"rows{len(seconds)}")
-        store(ctx, rows(200))
-        one = ctx.catalog.read("impressions").withColumn(
-            "copy", F.explode(F.sequence(F.lit(1), F.lit(count // 200)))
-        )
-        many = one.withColumn("impression_id", F.concat_ws("-", "impression_id", "copy")).drop("copy")
-        ctx.catalog.replace(many, "impressions", fingerprint="more", job="samples")
-        began = time.monotonic()
-        assert encode.run(ctx).rows.kept == count
-        seconds.append(time.monotonic() - began)
-    assert seconds[2] / 400_000 <= 1.1 * seconds[1] / 100_000

@@ -18,6 +18,9 @@ def last_line(capfd: pytest.CaptureFixture[str]) -> dict:
         (["run", "--config", "nowhere"], "'nowhere' not found", "trivago"),
         (["run", "--config", "trivago", "--set", "pilot.fractoin=1"], "pilot.fractoin", "fraction"),
         (["run", "--config", "trivago", "--root", "s3://bucket/x"], "object store", "mlflow.tracking_uri"),
+        (["run", "--set", "weighting.policy=rare_evnt"], "rare_evnt", "rare_event"),
+        (["run", "--set", "importance.scorers=[los]"], "'los'", "loss"),
+        (["run", "--set", "model=dcnv3"], "dcnv3", "dcnv2"),
         (["run", "--root", "/proc/nothing"], "--root /proc/nothing", "choose a directory"),
     ],
 )

@@ -12,12 +12,13 @@ import pytest
 from planted import planted_rows, settings, write_samples
 
 from sie_spark.platform.errors import DataError, ModelError, PlatformError, StageOrderError
+from sie_spark.platform.root import locate
 from sie_spark.training import distributed, retrain, train
 from sie_spark.training.arms import base_logit, sampling_rate, table_facts
 from sie_spark.training.checkpoint import current_model, load_model
 from sie_spark.training.distributed import check_cluster, task_slots
 from sie_spark.training.draws import uniform
-from sie_spark.training.manifest import Draw, Shard, build_manifest, locate
+from sie_spark.training.manifest import Draw, Shard, build_manifest
 
 pytestmark = pytest.mark.spark
 
@@ -107,6 +108,10 @@ def test_reference_with_two_ranks_then_skipped_then_full_is_the_same_model(
     assert found["loss"][0] > found["loss"][-1]
     assert not result.skipped and train.run(context).skipped
     assert train.run(context).metrics == result.metrics
+    # upkeep makes versions too, and changes no row
+    name = context.catalog.sql_name("samples")
+    context.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('note' = 'kept')")
+    assert context.catalog.version("samples") == 1 and train.run(context).skipped
 
     model, spec = load_model(current_model(context.root, "reference").path)  # type: ignore[union-attr]
     assert len(spec.categories) == 2 and not model.training

@@ -6,9 +6,10 @@ else), so that a new log is onboarded by one YAML file.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sie_spark.platform.config.base import Settings
 
@@ -122,6 +123,15 @@ class Split(Settings):
     test_fraction: float = Field(0.2, gt=0, lt=1, description="last share of impressions by time")
     test_from: str | None = Field(None, description="ISO timestamp; overrides test_fraction")
     by: Literal["time", "hash"] = Field("time", description="hash: for tables without a time (by group_id)")
+
+    @field_validator("test_from")
+    @classmethod
+    def _iso_time(cls, text: str | None) -> str | None:
+        try:
+            _ = datetime.fromisoformat(text) if text else None
+        except ValueError:
+            raise ValueError("no ISO time; write it like 2024-03-01T18:00:00Z") from None
+        return text
 
 
 class Feature(Settings):
