@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from sie_spark.clickstream.failures import nearest, unresolved_column
 from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
 from sie_spark.clickstream.times import UNKNOWN_DATE, parse_time, sensible
-from sie_spark.platform.config import Dataset
+from sie_spark.platform.config import Dataset, Rule
 from sie_spark.platform.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -76,7 +76,27 @@ def canonicalise(
     ConfigError, SourceError
         naming the canonical column and the source column when an expression does not fit the source.
     """
-    names = _check(dataset)
+    names = _check(dataset, spark)
+    layouts = (raw, *raw.others)
+    first, *others = [
+        _canonical(layout, dataset, names, key=key, spark=spark, existing=existing) for layout in layouts
+    ]
+    for other in others:
+        frame = first.frame.unionByName(other.frame)
+        reasons = list(dict.fromkeys([*first.reasons, *other.reasons]))
+        first = replace(first, frame=frame, reasons=reasons)
+    return first
+
+
+def _canonical(
+    raw: Raw,
+    dataset: Dataset,
+    names: list[str],
+    *,
+    key: bytes,
+    spark: SparkSession,
+    existing: Mapping[str, str],
+) -> Canonical:
     frame, missing = _mapped(raw, dataset)
     if "event_ts" in names:  # a column of its own: parsed once, and what the rules see is a time
         kind = frame.schema["_c_event_ts"].dataType.simpleString()
@@ -112,7 +132,7 @@ def canonicalise(
             columns[name], reason = _as_before(name, columns[name], types[name], existing[name], dataset)
             types[name] = existing[name]
             reasons.extend(reason)
-    broken, warned = _judged(dataset, columns, types)
+    broken, warned = _judged(frame, dataset, columns, types)
     reasons.extend(broken)
     reasons.extend((f"missing_column:{name}", F.lit(True)) for name in missing if _rejects(dataset))
 
@@ -146,7 +166,7 @@ def canonicalise(
     )
 
 
-def _check(dataset: Dataset) -> list[str]:
+def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
     names = list(dataset.columns)
     if dataset.event_time is not None and "event_ts" not in names:
         names = ["event_ts", *names]
@@ -160,7 +180,7 @@ def _check(dataset: Dataset) -> list[str]:
                 f"dataset.columns: a data set of kind '{dataset.kind}' needs '{name}'",
                 remedy=f"add '{name}': SQL over the source columns",
             )
-    check_rules(dataset.rules, [*names, "event_ts"])
+    check_rules(dataset.rules, [*names, "event_ts"], spark)
     for name in dataset.event_key:
         if name not in names:
             raise ConfigError(f"dataset.event_key: no canonical column '{name}'", remedy=nearest(name, names))
@@ -226,21 +246,36 @@ def _as_before(
 
 
 def _judged(
-    dataset: Dataset, columns: Mapping[str, Column], types: Mapping[str, str]
+    frame: DataFrame, dataset: Dataset, columns: Mapping[str, Column], types: Mapping[str, str]
 ) -> tuple[list[tuple[str, Column]], dict[str, tuple[str, Column]]]:
     """The rules' tests: (reason, test) of severity error, and flag column: (name, test) of severity warn."""
     broken, warned = [], {}
     for index, rule in enumerate(dataset.rules):
         test = violation(rule, columns, types)
         if rule.check == "expression":
-            renamed = _over_holders(str(rule.expression), list(columns))
-            test = ~F.coalesce(F.expr(renamed).cast("boolean"), F.lit(False))
+            holds = _expression(frame, rule, list(columns))
+            test = ~F.coalesce(holds, F.lit(False))
         test = F.coalesce(test, F.lit(False))
         if rule.severity == "error":
             broken.append((rule_name(rule), test))
         else:
             warned[f"_warn_{index}"] = (rule_name(rule), F.col(UNPARSED).isNull() & test)
     return broken, warned
+
+
+def _expression(frame: DataFrame, rule: Rule, names: list[str]) -> Column:
+    from pyspark.errors import PySparkException
+
+    try:
+        holds = F.expr(_over_holders(str(rule.expression), names)).cast("boolean")
+        frame.select(holds).schema  # noqa: B018 - Connect analyses when asked
+    except PySparkException as error:
+        said = str(error).splitlines()[0][:200].replace("_c_", "")
+        raise ConfigError(
+            f"rule '{rule_name(rule)}': '{rule.expression}' is not valid: {said}",
+            remedy=f"correct the SQL; it may use {', '.join(names)}",
+        ) from None
+    return holds
 
 
 def _over_holders(sql: str, names: list[str]) -> str:

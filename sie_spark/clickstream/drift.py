@@ -31,7 +31,8 @@ class Raw:
     """Records of a source: ``frame`` has ``columns`` (typed) and the helper columns ``HELPERS``.
 
     ``untyped``: columns that were text in the source, and the type they were cast to. ``bits``: for each
-    declared column of a JSON source the helper column and the bit that say whether a record has it.
+    declared column of a JSON source the helper column and the bit that say whether a record has it. ``others``:
+    the files of other layouts, whose columns may have other types.
     """
 
     frame: DataFrame
@@ -39,6 +40,7 @@ class Raw:
     untyped: dict[str, str]
     new_columns: list[str]
     bits: dict[str, tuple[str, int]] = field(default_factory=dict)
+    others: tuple[Raw, ...] = ()
 
     @property
     def masks(self) -> list[str]:

@@ -12,9 +12,8 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.maintain import LOCAL
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
-from sie_spark.clickstream.tables import NOW, commit_metadata, retried, session_settings
+from sie_spark.clickstream.tables import LOCAL, NOW, commit_metadata, retried, session_settings
 from sie_spark.features.erase import erase_value
 from sie_spark.platform.catalog import TABLES, metadata
 from sie_spark.platform.context import Context

@@ -29,6 +29,7 @@ from sie_spark.clickstream.staging import (
 )
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
+    LOCAL,
     NOW,
     column_types,
     dates_in,
@@ -170,7 +171,8 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     if counts is None:
         counts = stage(ctx, replace(canonical, frame=landed, masks=()), fingerprint)
     result = _publish(ctx, files, counts, fingerprint)
-    with session_settings(ctx.spark, NOW):  # no older version of rows that are in the tables
+    settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
+    with session_settings(ctx.spark, settings):  # no older version of rows that are in the tables
         ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
         ctx.spark.sql(f"VACUUM delta.`{landing}` RETAIN 0 HOURS").collect()  # one row: the path
     return result

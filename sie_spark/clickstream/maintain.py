@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sie_spark.clickstream.tables import CONSTRAINTS, commit_metadata, retried, session_settings
+from sie_spark.clickstream.tables import CONSTRAINTS, LOCAL, commit_metadata, retried, session_settings
 from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
@@ -16,8 +16,6 @@ FILE_BYTES = {
     "spark.databricks.delta.optimize.minFileSize": str(128 << 20),
     "spark.databricks.delta.optimize.maxFileSize": str(256 << 20),
 }
-# a local VACUUM would list a handful of folders with thousands of tasks
-LOCAL = {"spark.sql.sources.parallelPartitionDiscovery.parallelism": "4"}
 
 
 def run(ctx: Context) -> StageResult:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame
@@ -30,8 +31,8 @@ def rule_name(rule: Rule) -> str:
     return rule.name or f"{rule.column}:{rule.check}"
 
 
-def check_rules(rules: Sequence[Rule], columns: Sequence[str]) -> None:
-    """Raise :class:`ConfigError` for a rule on an unknown column or without what its check needs."""
+def check_rules(rules: Sequence[Rule], columns: Sequence[str], spark: SparkSession) -> None:
+    """Raise :class:`ConfigError` for a rule on an unknown column, or one whose check cannot be made."""
     for rule in rules:
         if rule.column not in columns:
             raise ConfigError(
@@ -48,6 +49,24 @@ def check_rules(rules: Sequence[Rule], columns: Sequence[str]) -> None:
             raise ConfigError(
                 f"rule '{rule_name(rule)}': check 'range' needs 'min' or 'max'", remedy="add one of them"
             )
+        if rule.check == "regex":
+            _try(rule, "pattern", spark, partial(F.lit("").rlike, str(rule.pattern)))
+        if rule.check == "type":
+            _try(rule, "type", spark, partial(F.lit("").try_cast, str(rule.type)))
+
+
+def _try(rule: Rule, setting: str, spark: SparkSession, use: Callable[[], Column]) -> None:
+    """Evaluate a setting once, on nothing, so that what is wrong with it is said before work starts."""
+    from pyspark.errors import PySparkException
+
+    try:
+        spark.range(1).select(use()).collect()  # one row
+    except PySparkException as error:
+        raise ConfigError(
+            f"rule '{rule_name(rule)}': {setting} '{getattr(rule, setting)}' is not valid:"
+            f" {str(error).splitlines()[0][:200]}",
+            remedy=f"correct '{setting}'",
+        ) from None
 
 
 def violation(rule: Rule, columns: Mapping[str, Column], types: Mapping[str, str]) -> Column:  # noqa: PLR0911

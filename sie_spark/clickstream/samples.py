@@ -29,7 +29,7 @@ from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
-from sie_spark.platform.result import StageResult
+from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 
 JOB = "samples"
@@ -62,13 +62,13 @@ def run(ctx: Context) -> StageResult:
         when no event shows an item.
     """
     catalog = ctx.catalog
-    catalog.require("events")
-    version = catalog.version("events")
+    source = catalog.ref("events")
+    version = source.version
     mapping = settings_digest(ctx)
     fingerprint = ctx.fingerprint(JOB, mapping=mapping, events=version, dates=_asked(ctx))
     state = _state(ctx)
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
-        return _result(ctx, version, ctx.load_details(JOB), skipped=True)
+        return _result(ctx, source, ctx.load_details(JOB), skipped=True)
     with session_settings(ctx.spark, EXPRESSIONS):
         events = catalog.read("events", version=version)
         have, newest = event_dates(ctx.spark, events)
@@ -79,6 +79,7 @@ def run(ctx: Context) -> StageResult:
             )
         now = {"mapping": mapping, "events": version, "newest": newest}
         stale = _stale(ctx, state, now, have)
+        _warn_of_rates(ctx, have)
         if stale is None:
             dates = _written(ctx, _restrict(ctx, have), events, newest, fingerprint, everything=True)
         else:
@@ -90,7 +91,7 @@ def run(ctx: Context) -> StageResult:
         kept = {"fingerprint": fingerprint, **now}
         ctx.root.write_bytes(json.dumps(kept, sort_keys=True).encode(), "state", f"{JOB}.json")
     clear(ctx.root, fingerprint)
-    return _result(ctx, version, details)
+    return _result(ctx, source, details)
 
 
 def build(
@@ -147,6 +148,16 @@ def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
     if "_click_ts" not in rows.columns:
         rows = rows.withColumn("_click_ts", F.lit(None).cast("timestamp"))
     return conversions(rows, near, attribution)
+
+
+def _warn_of_rates(ctx: Context, have: list[str]) -> None:
+    chosen = _restrict(ctx, have)
+    before = [day for day in have if chosen and day < chosen[0]]
+    if ctx.config.dataset.history.rates and before and not ctx.catalog.exists("impressions"):
+        ctx.progress.warn(
+            f"rates as of the day before start from nothing on {chosen[0]}: {len(before)} earlier date(s) of events"
+            " have no impressions yet; build those first (an earlier run.date_from, or none)"
+        )
 
 
 def settings_digest(ctx: Context) -> str:
@@ -283,14 +294,13 @@ def _totals(impressions: DataFrame) -> dict[str, Any]:
     }
 
 
-def _result(ctx: Context, version: int, details: dict[str, Any], *, skipped: bool = False) -> StageResult:
-    events = ctx.catalog.ref("events")
-    inputs = {"events": type(events)(events.path, version, events.rows)}
+def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped: bool = False) -> StageResult:
     names = ("impressions", "clicks", "conversions")
     metrics = {name: float(details[name]) for name in names if name in details}
     if metrics.get("impressions"):
         metrics["click_rate"] = metrics["clicks"] / metrics["impressions"]
     outputs = {"impressions": ctx.catalog.ref("impressions")}
+    inputs = {"events": source}
     return StageResult(inputs=inputs, outputs=outputs, metrics=metrics, details=details, skipped=skipped)
 
 

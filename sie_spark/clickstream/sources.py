@@ -21,26 +21,22 @@ from sie_spark.clickstream.drift import (
     DRIFT,
     EXTRA,
     FILE,
-    HELPERS,
     MASK_BITS,
     MISSING_COLUMN,
     NEW_COLUMN,
-    SOURCE,
     TEXT,
     UNPARSED,
     Raw,
     add_nulls,
-    cast_text,
     drift_reasons,
     extra_columns,
     no_extra,
     no_reasons,
     prefixed,
-    retyped_reason,
     typed_from_text,
-    widens,
 )
 from sie_spark.clickstream.failures import readable
+from sie_spark.clickstream.typed import MANY_FOOTERS, read_delta, read_parquet
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import SourceError
@@ -50,6 +46,7 @@ if TYPE_CHECKING:
 
 KEEP = ("add", "quarantine")  # what becomes of undeclared columns where they are not dropped or refused
 MANY_FILES = 256  # CSV headers looked at one by one; Spark itself checks the rest against them
+SAMPLED_FILES = 16  # JSON files that undeclared columns are inferred from
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Snapshot:
     files: int
     size: int
     digest: str
-    newest: tuple[str, ...] = ()  # file paths, at most MANY_FILES, in order
+    names: tuple[str, ...] = ()  # file paths in order, at most MANY_FOOTERS + 1
     version: int | None = None
 
 
@@ -93,7 +90,7 @@ def snapshot(spark: SparkSession, settings: Source) -> Snapshot:
             F.sum("length"),
             F.sum(F.xxhash64("path", "length", "modified").cast("decimal(38,0)")),
         ).first()
-        names = [row[0] for row in files.select("path").orderBy("path").limit(MANY_FILES).collect()]
+        names = [row[0] for row in files.select("path").orderBy("path").limit(MANY_FOOTERS + 1).collect()]
     if total is None or not total[0]:
         raise SourceError(
             f"{path}: holds no records: no files there, or only empty ones",
@@ -117,7 +114,10 @@ def read(spark: SparkSession, settings: Source, files: Snapshot, *, stream: bool
             return _read_json(spark, settings, files, stream)
         if settings.format == "csv":
             return _read_csv(spark, settings, files, stream)
-        return _read_typed(spark, settings, files, stream)
+        schema = declared(settings)
+        if settings.format == "delta":
+            return read_delta(spark, settings, schema, version=files.version, stream=stream)
+        return read_parquet(spark, settings, schema, files=files.names, stream=stream)
 
 
 def declared(settings: Source) -> StructType | None:
@@ -215,7 +215,8 @@ def _glued(value: Column) -> Column:
 
 
 def _infer_json(spark: SparkSession, settings: Source, files: Snapshot) -> StructType:
-    sample = list(files.newest[:4]) or [str(settings.path)]
+    every = max(1, len(files.names) // SAMPLED_FILES)
+    sample = list(files.names[::every]) or [str(settings.path)]
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, **settings.options}
     schema = spark.read.options(**options).json(sample).schema
     fields = [field for field in schema if field.name != CORRUPT]
@@ -275,7 +276,7 @@ def _headers(
     spark: SparkSession, options: dict[str, str], files: Snapshot
 ) -> dict[tuple[str, ...], list[str]]:
     groups: dict[tuple[str, ...], list[str]] = {}
-    for path in files.newest:
+    for path in files.names[:MANY_FILES]:
         names = tuple(spark.read.options(**{**options, "inferSchema": "false"}).csv(path).columns)
         if names:  # an empty file has no header and no rows
             groups.setdefault(names, []).append(path)
@@ -318,51 +319,6 @@ def _csv_part(
     frame = add_nulls(frame, schema, missing)
     raw = typed_from_text(frame, StructType(fields or kept), partitions)
     return Raw(raw.frame, [*raw.columns, *missing], raw.untyped, new)
-
-
-def _read_typed(spark: SparkSession, settings: Source, files: Snapshot, stream: bool) -> Raw:
-    """Parquet and Delta: the files know their types."""
-    assert settings.path is not None
-    schema = declared(settings)
-    options = dict(settings.options)
-    if settings.format == "parquet" and files.files > 1:
-        options.setdefault("mergeSchema", "true")
-    if settings.format == "delta" and files.version is not None and not stream:
-        options.setdefault("versionAsOf", str(files.version))
-    if stream and settings.format == "parquet":
-        given = spark.read.options(**options).parquet(settings.path).schema
-        rows = spark.readStream.schema(given).options(**settings.options).parquet(settings.path)
-    else:
-        rows = _load(spark, settings.format, settings.path, options, stream)
-    names = rows.columns
-    new = [name for name in names if schema is not None and name not in schema.names]
-    missing = [field.name for field in (schema or StructType()) if field.name not in names]
-    drift = drift_reasons(settings, new, missing)
-    columns: list[Column] = []
-    reasons: list[Column] = []
-    for name in names:
-        if name in new:
-            continue
-        column = F.col(f"`{name}`")
-        wanted = schema[name].dataType if schema is not None else rows.schema[name].dataType
-        actual = rows.schema[name].dataType
-        if not widens(actual, wanted):
-            columns.append(cast_text(column.cast("string"), wanted).alias(name))
-            reasons.append(retyped_reason(settings, column, name, actual=actual, wanted=wanted))
-        else:
-            columns.append(column.cast(wanted).alias(name) if actual != wanted else column)
-    drift = F.concat(drift, F.array_compact(F.array(*reasons))) if reasons else drift
-    frame = rows.select(
-        *columns,
-        F.col("_metadata.file_name").alias(FILE),
-        F.lit(None).cast("string").alias(UNPARSED),
-        drift.alias(DRIFT),
-        extra_columns(settings, new).alias(EXTRA),
-        F.lit(None).cast("string").alias(TEXT),
-        F.struct(*[F.col(f"`{name}`") for name in names]).alias(SOURCE),
-    )
-    frame = add_nulls(frame, schema, missing)
-    return Raw(frame, [name for name in frame.columns if name not in HELPERS], {}, new)
 
 
 def _csv_lines(reader: Any, paths: Sequence[str]) -> DataFrame:

@@ -42,6 +42,8 @@ CONSTRAINTS: dict[str, dict[str, str]] = {
     },
 }
 # a VACUUM without the retention that time travel needs
+# a local VACUUM would list a handful of folders with thousands of tasks, for half a minute
+LOCAL = {"spark.sql.sources.parallelPartitionDiscovery.parallelism": "4"}
 NOW = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
 CONFLICTS = (
     "DELTA_CONCURRENT",

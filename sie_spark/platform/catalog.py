@@ -117,7 +117,7 @@ class Catalog:
         """Path, version and rows (from Delta's statistics, not a scan)."""
         self.require(name)
         history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
-        commits = history.select("version", "operation").orderBy("version", ascending=False).collect()
+        commits = sorted(history.select("version", "operation").collect(), reverse=True)  # at most RECENT
         version = int(commits[0][0])
         changed = (int(number) for number, operation in commits if operation not in MAINTENANCE)
         rows = self.read(name, version=version).count()
@@ -127,10 +127,9 @@ class Catalog:
         """The fingerprint that the newest data commit of this scope carries, or None."""
         if not self.exists(name):
             return None
-        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)}").select(
-            "operation", "userMetadata"
-        )
-        for operation, metadata in history.orderBy("version", ascending=False).limit(RECENT).collect():
+        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
+        commits = history.select("version", "operation", "userMetadata").collect()
+        for _, operation, metadata in sorted(commits, key=lambda commit: commit[0], reverse=True):
             if operation in MAINTENANCE:
                 continue
             stored = json.loads(metadata) if metadata else {}

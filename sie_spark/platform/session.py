@@ -25,6 +25,8 @@ DATA_PATH_CONF = {
     # without -XX:-DontCompileHugeMethods HotSpot only interprets methods of more than 8,000 bytes, and with it
     # compiles the widest of them badly: projections are split instead
     "spark.sql.codegen.hugeMethodLimit": "8000",
+    # the line of Python that made each Column: three more calls to the JVM for every one of them
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
 }
 
 
@@ -78,6 +80,8 @@ def local_session(settings: Session, *, master: str | None = None) -> SparkSessi
         "spark.local.dir": str(scratch),
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
         "spark.databricks.delta.snapshotPartitions": "2",
+        # a run has more generated classes than the 100 that are kept otherwise, and would compile them again
+        "spark.sql.codegen.cache.maxEntries": "2000",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -157,4 +160,14 @@ def rank_main(job_uri: str) -> dict[str, Any]:
 
     Every rank returns the same small dict: on one machine all of them write it to one file, and the last wins.
     """
-    return run_rank(job_uri, distributed=True)
+    result = run_rank(job_uri, distributed=True)
+    # What is to be kept is written. A thread of a library that outlives the interpreter can still abort the
+    # process while it is torn down; torchrun takes that for a failed rank, and the others wait 300 s for it.
+    atexit.register(_leave)
+    return result
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -235,6 +235,22 @@ class TestErrorsNameFileColumnAndRemedy:
         config["dataset"]["columns"]["item_id"] = "upper(item"
         self.fails(make_context, config, "dataset.columns.item_id")
 
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            {"check": "regex", "pattern": "a(b"},
+            {"check": "type", "type": "nmber"},
+            {"check": "expression", "expression": "item_id = "},
+            {"check": "expression", "expression": "itemid = 'x'"},
+        ],
+    )
+    def test_bad_rule(self, make_context, tmp_path: Path, rule: dict) -> None:
+        config = settings(write(tmp_path / "log.json", event("a")), rules=[{"column": "item_id", **rule}])
+        self.fails(make_context, config, f"rule 'item_id:{rule['check']}'.*is not valid")
+
+    def test_bad_zone(self, make_context, tmp_path: Path) -> None:
+        self.fails(make_context, settings(tmp_path / "log.json", time_zone="Mars"), "time_zone")
+
     def test_cut_gzip(self, make_context, tmp_path: Path) -> None:
         whole = gzip.compress(
             "\n".join(json.dumps(event(str(n), user=f"u{n * 7919}")) for n in range(5000)).encode()

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sie_spark.clickstream import ingest
@@ -92,6 +94,44 @@ class TestDrift:
             ingest.run(make_context(self.config(log, format), root=tmp_path / "refuse"))
         ctx = make_context(self.config(log, format, on_missing_column="null"), root=tmp_path / "null")
         assert ingest.run(ctx).rows.kept == 120
+
+
+def test_each_layout_of_parquet_files_is_judged_by_itself(make_context, tmp_path: Path, spark) -> None:
+    """A new column in one file, a missing one in another, a retyped one in a third: the others' rows are kept."""
+    whole = event("a")
+    new = {**event("b"), "colour": "red"}
+    missing = {name: value for name, value in event("c").items() if name != "price"}
+    retyped = {**event("d"), "price": "7.5"}
+    words = {**event("e"), "price": "cheap"}
+    for name, records in {"1": [whole], "2": [new], "3": [missing], "4": [retyped, words]}.items():
+        table = pa.Table.from_pylist(records)
+        at = table.column_names.index("step")
+        table = table.set_column(at, "step", table["step"].cast(pa.int32()))
+        (tmp_path / "log").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "log" / f"{name}.parquet")
+
+    def config(policy: str) -> dict:
+        missing_too = "null" if policy == "cast" else policy
+        new_too = "add" if policy == "cast" else policy
+        drift = {"on_type_change": policy, "on_new_column": new_too, "on_missing_column": missing_too}
+        return settings(tmp_path / "log", source={"format": "parquet", **drift})
+
+    with pytest.raises(SourceError, match=r"2\.parquet.*colour"):
+        ingest.run(make_context(config("refuse"), root=tmp_path / "refuse"))
+    ctx = make_context(config("quarantine"), root=tmp_path / "quarantine")
+    assert ingest.run(ctx).rows.as_dict() == {"read": 5, "kept": 1, "quarantined": 4, "duplicate": 0}
+    assert quarantined(ctx) == {
+        "b": ["new_column:colour"],
+        "c": ["missing_column:price"],
+        "d": ["type_change:price"],
+        "e": ["type_change:price"],
+    }
+    ctx = make_context(config("cast"), root=tmp_path / "cast")
+    assert ingest.run(ctx).rows.as_dict() == {"read": 5, "kept": 4, "quarantined": 1, "duplicate": 0}
+    held = kept(ctx)
+    assert {key: row["price"] for key, row in held.items()} == {"a": 1.5, "b": 1.5, "c": None, "d": 7.5}
+    assert held["b"]["extra"] == {"colour": "red"} and held["a"]["extra"] is None
+    assert quarantined(ctx) == {"e": ["type:price"]}
 
 
 def test_a_retyped_parquet_column(make_context, tmp_path: Path, spark) -> None:

@@ -63,6 +63,14 @@ def test_spark_submit_gives_the_tables_of_local_mode(
         "spark.sql.shuffle.partitions=4",
         "--conf",
         "spark.executor.memory=1g",
+        *(
+            "--conf",
+            "spark.eventLog.enabled=true",
+            "--conf",
+            "spark.eventLog.compress=false",
+            "--conf",
+            f"spark.eventLog.dir=file:{tmp_path}/history",
+        ),
         "--py-files",
         str(wheel),
         "jobs/run.py",
@@ -76,12 +84,17 @@ def test_spark_submit_gives_the_tables_of_local_mode(
         "SIE_PSEUDONYM_KEY": "the same key on both sides",
     }
     environment.pop("PYSPARK_GATEWAY_PORT", None)
+    (tmp_path / "history").mkdir()
     monkeypatch.setenv("SIE_PSEUDONYM_KEY", environment["SIE_PSEUDONYM_KEY"])
     cluster, local = tmp_path / "cluster", tmp_path / "local"
     run(
         [*submit, "--config", "simulated", *settings(), "--environment", "cluster", "--root", str(cluster)],
         environment,
     )
+    logs = [file.read_bytes() for file in (tmp_path / "history").rglob("*") if file.is_file()]
+    assert sum(log.count(b"SparkListenerTaskEnd") for log in logs) > 100
+    assert not [log for log in logs if environment["SIE_PSEUDONYM_KEY"].encode() in log]
+
     ctx = make_context("simulated", root=local, overrides=tuple(SMALL), source=str(local / "raw"))
     first, second = (run_all(ctx, Tracker(ctx.config, ctx.root), simulate=True)[0] for _ in range(2))
     assert second.skipped and not first.skipped

@@ -6,8 +6,10 @@ else), so that a new log is onboarded by one YAML file.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, Literal
+from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator
 
@@ -239,6 +241,14 @@ class Dataset(Settings):
         if self.label == "conversion":
             return self.final_hours
         return self.impressions.click_event.window_hours if self.impressions.click_event is not None else 0.0
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        known = available_timezones()  # none where the machine has no zone files
+        if known and zone not in known and not re.fullmatch(r"[+-]\d{2}:\d{2}", zone):
+            raise ValueError("no time zone; write it like Europe/Berlin, UTC or +02:00")
+        return zone
 
     def options(self) -> dict[str, Any]:
         """Plain data, for logs and hashes."""
