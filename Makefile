@@ -32,8 +32,8 @@ java:
 demo: setup ## the whole path on a simulated clickstream; ends with a table and the path of a report
 	$(BIN)/sie demo --root runs/demo
 
-test: setup lint types ## every test, lint and types
-	$(BIN)/python -m pytest
+test: setup lint types ## every test, lint and types; two processes, each with one Spark session
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: setup ## the everyday tests: no slow tier
 	$(BIN)/python -m pytest -m 'not slow'
