@@ -41,9 +41,9 @@ CONSTRAINTS: dict[str, dict[str, str]] = {
         "rate": "sampling_rate > 0 AND sampling_rate <= 1",
     },
 }
-# a VACUUM without the retention that time travel needs
 # a local VACUUM would list a handful of folders with thousands of tasks, for half a minute
 LOCAL = {"spark.sql.sources.parallelPartitionDiscovery.parallelism": "4"}
+# a VACUUM without the retention that time travel needs
 NOW = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
 CONFLICTS = (
     "DELTA_CONCURRENT",
