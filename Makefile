@@ -33,7 +33,7 @@ demo: setup ## the whole path on a simulated clickstream; ends with a table and 
 	$(BIN)/sie demo --root runs/demo
 
 test: setup lint types ## every test, lint and types; two processes, each with one Spark session
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fast: setup ## the everyday tests: no slow tier
 	$(BIN)/python -m pytest -m 'not slow'

@@ -63,6 +63,8 @@ def test_spark_submit_gives_the_tables_of_local_mode(
         "spark.sql.shuffle.partitions=4",
         "--conf",
         "spark.executor.memory=1g",
+        "--conf",
+        "spark.databricks.delta.snapshotPartitions=2",  # fifty tasks to read the log of so small a table
         *(
             "--conf",
             "spark.eventLog.enabled=true",
