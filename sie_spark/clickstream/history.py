@@ -2,14 +2,16 @@
 
 Shown items and the session's earlier actions are sorted together, one shuffle by session. At an equal
 (event_ts, seq) a shown item sorts before an action, so that neither the click on the list itself nor
-anything tied with it is seen.
+anything tied with it is seen. Where the event that shows an item is remembered itself, one row can be both:
+then every row takes what was known to the first of those tied with it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.attribution import seconds_between
@@ -45,9 +47,11 @@ def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataF
     return remembered(both, settings)
 
 
-def shown_rows(rows: DataFrame) -> DataFrame:
-    """Impressions as they are sorted among actions."""
-    return rows.withColumns({ACTION: F.lit(0), COUNTED: F.lit(0), SEQ: _sequence()})
+def shown_rows(rows: DataFrame, *, counted: Column | None = None) -> DataFrame:
+    """Impressions as they are sorted among actions; ``counted``: 1 where they are actions themselves."""
+    return rows.withColumns(
+        {ACTION: F.lit(0), COUNTED: F.lit(0) if counted is None else counted, SEQ: _sequence()}
+    )
 
 
 def action_columns() -> list[Column]:
@@ -62,17 +66,19 @@ def action_columns() -> list[Column]:
     ]
 
 
-def remembered(both: DataFrame, settings: History) -> DataFrame:
+def remembered(both: DataFrame, settings: History, *, of_themselves: bool = False) -> DataFrame:
     """The history columns over impressions and actions together; the impressions are given back.
 
     The session window comes first: its shuffle serves the windows by (session, item) and by list too.
+    ``of_themselves`` says that impressions may be actions too (COUNTED).
     """
-    return _by_item(_by_session(both, settings), settings).where(F.col(ACTION) == 0)
+    both = _by_session(both, settings, of_themselves=of_themselves)
+    return _by_item(both, settings, of_themselves=of_themselves).where(F.col(ACTION) == 0)
 
 
-def _by_session(both: DataFrame, settings: History) -> DataFrame:
-    order = Window.partitionBy(SESSION).orderBy("event_ts", SEQ, ACTION, "item_id")
-    before = order.rowsBetween(Window.unboundedPreceding, 0)
+def _by_session(both: DataFrame, settings: History, *, of_themselves: bool) -> DataFrame:
+    ties = ("item_id",) if of_themselves else (ACTION, "item_id")
+    before = _before((SESSION,), ties, of_themselves=of_themselves)
     columns: dict[str, Column] = {}
     if settings.recent_items:
         # the list is made once an action, and each shown item takes over the newest
@@ -81,32 +87,50 @@ def _by_session(both: DataFrame, settings: History) -> DataFrame:
         listed = F.when((F.col(COUNTED) == 1) & F.col("item_id").isNotNull(), F.reverse(last))
         # partition by session first, for the sake of the shuffle
         both = both.repartition(F.col(SESSION)).withColumn("_recent", listed)
-        columns[RECENT] = F.coalesce(
-            F.last("_recent", ignorenulls=True).over(before), F.array().cast("array<string>")
-        )
+        columns[RECENT] = F.last("_recent", ignorenulls=True).over(before)
     if settings.session:
         columns["hist_session_events"] = F.sum(COUNTED).over(before)
         acted = F.when(F.col(COUNTED) == 1, F.col("item_id"))
         columns[LAST] = F.last(acted, ignorenulls=True).over(before)
-    return both.withColumns(columns).drop("_recent") if columns else both
+    if not columns:
+        return both
+    frame = _as_of_first(both.withColumns(columns), columns, (SESSION,), ties, of_themselves=of_themselves)
+    none = {RECENT: F.array().cast("array<string>"), "hist_session_events": F.lit(0)}
+    filled = {name: F.coalesce(name, default) for name, default in none.items() if name in columns}
+    return frame.withColumns(filled).drop("_recent")
 
 
-def _by_item(both: DataFrame, settings: History) -> DataFrame:
+def _by_item(both: DataFrame, settings: History, *, of_themselves: bool) -> DataFrame:
     if not settings.types:
         return both
-    order = Window.partitionBy(SESSION, "item_id").orderBy("event_ts", SEQ, ACTION)
-    before = order.rowsBetween(Window.unboundedPreceding, 0)
-    columns: dict[str, Column] = {"hist_events": F.sum(COUNTED).over(before)}
+    before = _before((SESSION, "item_id"), (ACTION,), of_themselves=of_themselves)
+    counted = F.col(COUNTED) == 1
+    columns: dict[str, Column] = {"hist_events": F.count(F.when(counted, 1)).over(before)}
     for name in settings.types:
-        columns[f"hist_{slug(name)}"] = F.count(
-            F.when((F.col(COUNTED) == 1) & (F.col(TYPE) == name), 1)
-        ).over(before)
-    acted = F.when(F.col(COUNTED) == 1, F.col("event_ts"))
-    columns["_acted"] = F.last(acted, ignorenulls=True).over(before)
+        columns[f"hist_{slug(name)}"] = F.count(F.when(counted & (F.col(TYPE) == name), 1)).over(before)
+    columns["_acted"] = F.last(F.when(counted, F.col("event_ts")), ignorenulls=True).over(before)
     frame = both.withColumns(columns)
+    frame = _as_of_first(frame, columns, (SESSION, "item_id"), (ACTION,), of_themselves=of_themselves)
     return frame.withColumn("hist_seconds_since", seconds_between(F.col("_acted"), F.col("event_ts"))).drop(
         "_acted"
     )
+
+
+def _before(keys: Sequence[str], ties: Sequence[str], *, of_themselves: bool) -> WindowSpec:
+    """The rows up to this one, itself left out where it may be an action."""
+    order = Window.partitionBy(*keys).orderBy("event_ts", SEQ, *ties)
+    return order.rowsBetween(Window.unboundedPreceding, -1 if of_themselves else 0)
+
+
+def _as_of_first(
+    frame: DataFrame, columns: Iterable[str], keys: Sequence[str], ties: Sequence[str], *, of_themselves: bool
+) -> DataFrame:
+    """What was known to the first of the rows at one (event_ts, seq); the sort is that of :func:`_before`."""
+    if not of_themselves:
+        return frame
+    tied = Window.partitionBy(*keys, "event_ts", SEQ).orderBy(*ties)
+    tied = tied.rowsBetween(Window.unboundedPreceding, 0)
+    return frame.withColumns({name: F.first(name).over(tied) for name in columns})
 
 
 def list_history(settings: History) -> dict[str, Column]:

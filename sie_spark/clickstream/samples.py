@@ -102,13 +102,15 @@ def build(
     settings, history = dataset.impressions, dataset.history
     reach = Reach.of(dataset)
     first, last = _day(dates[0]), _day(dates[-1])
-    near = _between(events, first - timedelta(days=reach.forward), last + timedelta(days=reach.back))
+    near = events.where(_within(first - timedelta(days=reach.forward), last + timedelta(days=reach.back)))
     if settings.session_gap_minutes is not None:
         near = sessionised(near, settings.session_gap_minutes)
     attributions = [a for a in (settings.click_event, settings.conversion_event) if a is not None]
     carried = sorted({name for a in attributions for name in a.match if name in events.columns})
     # rows shown after the last date too: a click of theirs is not one of an earlier row
-    rows = shown(_between(near, first, last + timedelta(days=reach.back)), dataset, carried)
+    within = _within(first, last + timedelta(days=reach.back))
+    one_row = timeline.one_row(dataset)
+    rows = shown(near.where(within), dataset, [*carried, "event_type"] if one_row else carried)
     rows = rows.withColumn(
         SESSION, F.coalesce("session_id", F.concat(F.lit("\u0000"), F.col("impression_id")))
     )
@@ -118,10 +120,10 @@ def build(
         clicked = clicks(rows, near, settings.click_event)
     rates = _rates(ctx, clicked, dates[0], fingerprint) if history.rates else None
     matched = {name for a in attributions for name in a.match}
-    needed = {*USED, *settings.list_relative, *matched, *(f"_m_{name}" for name in matched)}
+    needed = {*USED, *settings.list_relative, *matched, *(f"_m_{name}" for name in [*matched, "event_type"])}
     rows, clicked = packed(rows, needed), packed(clicked, needed)
     if shared:
-        rows = timeline.labelled_with_history(rows, near, dataset)
+        rows = timeline.labelled_with_history(rows, near, dataset, within if one_row else None)
     else:
         rows = _labelled(clicked, near, dataset)
         sessions = dataset.kind == "events" or (
@@ -320,9 +322,9 @@ def _restrict(ctx: Context, dates: list[str]) -> list[str]:
     return [day for day in dates if (not first or day >= first) and (not last or day <= last)]
 
 
-def _between(events: DataFrame, first: date, last: date) -> DataFrame:
+def _within(first: date, last: date) -> Column:
     low, high = F.lit(first.isoformat()).cast("date"), F.lit(last.isoformat()).cast("date")
-    return events.where((F.col("event_date") >= low) & (F.col("event_date") <= high))
+    return (F.col("event_date") >= low) & (F.col("event_date") <= high)
 
 
 def _day(text: str) -> date:

@@ -79,7 +79,8 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
             else None
         ),
     }
-    extra = [name for name in carried if name not in (*INTERNAL, *context, *names, "list_id", "position")]
+    there = (set(INTERNAL) - {"event_type"}) | {*context, *names, "list_id", "position"}
+    extra = [name for name in carried if name not in there]
     return frame.select(
         F.col("_impression_id").alias("impression_id"),
         "event_id",

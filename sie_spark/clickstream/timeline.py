@@ -1,7 +1,8 @@
 """Labels and history in one shuffle, where every outcome happens in the session of its impression.
 
 Impressions and the session's events are laid on one line, sorted in several ways within their partition. It
-gives what :mod:`attribution` and :mod:`history` give one after the other, with a third of the shuffles.
+gives what :mod:`attribution` and :mod:`history` give one after the other, with a third of the shuffles. An
+event that shows an item and is remembered too is one row of that line, not two.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from sie_spark.clickstream.history import (
     ACTION,
     COUNTED,
     SEQ,
+    TYPE,
     action_columns,
     remembered,
     shown_rows,
     wanted,
 )
 from sie_spark.clickstream.shown import SESSION, select_events
-from sie_spark.platform.config import Attribution, Dataset
+from sie_spark.platform.config import Attribution, Dataset, History
 
 CLICK, BUY = "_is_click", "_is_buy"
+SHOWN_TYPE = "_m_event_type"  # as ``shown`` carries it
 TEXTS = ("item_id", "list_id", "user_id")  # keys that are text on both sides, and need no copy
 
 
@@ -38,16 +41,34 @@ def fits(dataset: Dataset) -> bool:
     )
 
 
-def labelled_with_history(rows: DataFrame, events: DataFrame, dataset: Dataset) -> DataFrame:
-    """``click``, ``conversion``, ``conversion_delay_s``, ``hist_*`` for rows that have SESSION."""
+def one_row(dataset: Dataset) -> bool:
+    """Whether the event that shows an item is its row, and not a list of several."""
+    return fits(dataset) and not dataset.impressions.items
+
+
+def labelled_with_history(
+    rows: DataFrame, events: DataFrame, dataset: Dataset, within: Column | None = None
+) -> DataFrame:
+    """``click``, ``conversion``, ``conversion_delay_s``, ``hist_*`` for rows that have SESSION.
+
+    Parameters
+    ----------
+    within:
+        where :func:`one_row` holds: which events are among ``rows``; these have their type (SHOWN_TYPE).
+    """
     settings, history = dataset.impressions, dataset.history
     outcomes = {CLICK: settings.click_event, BUY: settings.conversion_event}
     keys = sorted({name for a in outcomes.values() if a for name in a.match if name != "session_id"})
     others = [name for name in keys if name not in TEXTS]
-    left = shown_rows(rows).withColumns(
+    actions = _actions(events, dataset, outcomes, keys, within)
+    counted = None
+    if within is not None:
+        rows = rows.withColumnRenamed(SHOWN_TYPE, TYPE)
+        counted = _counted(history, F.col(TYPE))
+    left = shown_rows(rows, counted=counted).withColumns(
         {_key(name): held_column(rows, name).cast("string") for name in others}
     )
-    both = left.unionByName(_actions(events, dataset, outcomes, keys), allowMissingColumns=True)
+    both = left.unionByName(actions, allowMissingColumns=True)
     frame = both.repartition(F.col(SESSION))
     if settings.click_event is not None:
         frame = _first(frame, settings.click_event, F.col(CLICK), at="event_ts", result="_click_ts")
@@ -66,13 +87,17 @@ def labelled_with_history(rows: DataFrame, events: DataFrame, dataset: Dataset) 
     else:
         frame = frame.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
     extra = [CLICK, BUY, *[_key(name) for name in others]]
-    return remembered(frame.drop(*extra), history)
+    return remembered(frame.drop(*extra), history, of_themselves=within is not None)
 
 
 def _actions(
-    events: DataFrame, dataset: Dataset, outcomes: dict[str, Attribution | None], keys: list[str]
+    events: DataFrame,
+    dataset: Dataset,
+    outcomes: dict[str, Attribution | None],
+    keys: list[str],
+    within: Column | None,
 ) -> DataFrame:
-    """Events that are remembered, outcomes, or both."""
+    """Events that are remembered, outcomes, or both; those ``within`` are remembered by the row they show."""
     flags: dict[str, Column] = {}
     for flag, attribution in outcomes.items():
         flags[flag] = F.lit(False)
@@ -81,11 +106,11 @@ def _actions(
             check_match(events, attribution, setting)
             select_events(events, attribution.event, f"{setting}.event")  # says what is wrong with the SQL
             flags[flag] = F.coalesce(F.expr(attribution.event), F.lit(False))
-    types = dataset.history.types
-    counted = F.col("event_type").isin(types) if types else F.lit(True)
-    marked = events.where(F.col("session_id").isNotNull()).withColumns(
-        {**flags, COUNTED: counted.cast("int")}
-    )
+    counted = _counted(dataset.history, F.col("event_type"))
+    if within is not None:
+        shown = F.coalesce(F.expr(dataset.impressions.event) & within, F.lit(False))
+        counted = F.when(shown, 0).otherwise(counted)
+    marked = events.where(F.col("session_id").isNotNull()).withColumns({**flags, COUNTED: counted})
     used = (F.col(COUNTED) == 1) | F.col(CLICK) | F.col(BUY)
     return marked.where(used).select(
         *action_columns(),
@@ -94,6 +119,10 @@ def _actions(
         BUY,
         *[F.col(name).cast("string").alias(_key(name)) for name in keys if name != "item_id"],
     )
+
+
+def _counted(history: History, kind: Column) -> Column:
+    return F.coalesce(kind.isin(history.types), F.lit(False)).cast("int") if history.types else F.lit(1)
 
 
 def _key(name: str) -> str:

@@ -3,10 +3,12 @@
 import random
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sie_spark.clickstream import ingest, samples
+from sie_spark.platform.progress import Progress
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
@@ -298,6 +300,20 @@ def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: 
             assert held["s4"]["rate_item_id"] == pytest.approx((0 + 2.0 * prior) / (1 + 2.0))
 
 
+def test_rates_that_start_from_nothing_are_said(make_context, tmp_path: Path, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "warn", lambda self, text: said.append(text))
+    shop = settings(write(tmp_path / "log.json", *shop_log()), **SHOP)
+    ingest.run(make_context(shop))
+    later = make_context(shop | {"run": {"date_from": "2024-03-03"}})
+    samples.run(later)
+    assert [text for text in said if "start from nothing on 2024-03-03: 2 earlier" in text]
+    assert {row["event_date"].day for row in read_shop(later).values()} == {3, 4}
+    said.clear()
+    samples.run(make_context(shop | {"run": {"date_from": "2024-03-04"}}))
+    assert not [text for text in said if "start from nothing" in text]
+
+
 def test_sessions_are_cut_where_a_user_was_inactive(make_context, tmp_path: Path) -> None:
     quiet = [0, 100, 100 + 1800, 100 + 1800 + 1801, DAY - 10, DAY + 10]  # the last two: over midnight
     log = [event(str(n), kind="shown", ts=START + ts, session=None) for n, ts in enumerate(quiet)]
@@ -330,8 +346,19 @@ def random_shop(seed: int) -> list[dict]:
     return log
 
 
-def test_one_shuffle_gives_what_three_give(make_context, tmp_path: Path, monkeypatch) -> None:
-    shop = {**SHOP, "impressions": {**SHOP["impressions"]}, "history": {"types": ["click", "buy"]}}
+@pytest.mark.parametrize(
+    "history",
+    [
+        {"types": ["click", "buy"]},
+        {"types": ["click", "shown"], "session": True, "recent_items": 3},
+        {"types": [], "session": True, "recent_items": 2},
+    ],
+    ids=["actions", "shown too", "everything"],
+)
+def test_one_shuffle_gives_what_three_give(
+    make_context, tmp_path: Path, monkeypatch, history: dict[str, Any]
+) -> None:
+    shop = {**SHOP, "impressions": {**SHOP["impressions"]}, "history": history}
     shop["impressions"]["conversion_event"] = {
         "event": "event_type = 'buy'",
         "match": ["session_id", "item_id"],
@@ -351,3 +378,5 @@ def test_one_shuffle_gives_what_three_give(make_context, tmp_path: Path, monkeyp
     assert shared == separate
     assert 0 < sum(row["click"] for row in shared.values()) < len(shared)
     assert sum(row["conversion"] for row in shared.values()) > 0
+    if history.get("session"):
+        assert sum(row["hist_session_events"] for row in shared.values()) > len(shared)

@@ -16,6 +16,7 @@ from sie_spark.platform.tracking import Tracker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["simulator.impressions=12000", "simulator.days=3", "evaluation.bootstrap=20", "training.processes=2"]
+SMALL += ["training.min_steps=30", "arms.full=false"]
 COMPARED = {
     "events": "event_id",
     "quarantine": "record_id",
