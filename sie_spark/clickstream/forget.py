@@ -6,13 +6,16 @@ every table's time travel.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
+from sie_spark.clickstream.staging import FOLDER, clear_all
 from sie_spark.clickstream.tables import LOCAL, NOW, commit_metadata, retried, session_settings
 from sie_spark.features.erase import erase_value
 from sie_spark.platform.catalog import TABLES, metadata
@@ -23,6 +26,7 @@ from sie_spark.platform.root import read_bytes
 
 JOB = "forget"
 VIEW = "_sie_forget"
+FORGOTTEN = ("state", "forgotten.json")
 ARMS = ("reference", "full", "weighted", "random")
 
 
@@ -42,32 +46,60 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
         when no table knows the user.
     """
     name = pseudonym_of(user, load_key(ctx.root, say=ctx.progress.warn))
+    mark = hashlib.sha256(name.encode()).hexdigest()
     ctx.catalog.require("events")
     tables = [table for table in TABLES if ctx.catalog.exists(table)]
     person = ctx.spark.createDataFrame([(name, user)], "user_id string, raw string")
+    clear_all(ctx.root)  # batches in the making: the next ingest makes them again
+    _delete_landed(ctx, person)
     samples = _sample_ids(ctx, tables, person)
-    before = {table: ctx.catalog.version(table) for table in tables}
-    removed = {table: _delete(ctx, table, person, samples) for table in reversed(tables)}
-    removed = {table: rows for table, rows in removed.items() if rows}
-    if not removed:
+    found = [one for table in tables if (one := _find(ctx, table, person, samples)) is not None]
+    known = _known(ctx)
+    if not found and mark not in known:
         raise DataError(
             "no table holds rows of this user",
             remedy="give the identifier as in the source; with another pseudonym key nobody can be found",
         )
-    for table in tables:
-        if at_once:
+    # noted before anything is deleted: killed on the way, or asked once more, the next run goes on from it
+    noted = known.get(mark, {"removed": {}, "no_longer_rebuilt": {}})
+    noted["removed"].update({one.table: one.rows for one in found})
+    versions = {one.table: ctx.catalog.version(one.table) for one in found if one.table != "quarantine"}
+    noted["no_longer_rebuilt"].update(versions)
+    noted.setdefault("had_seen", _learners(ctx, noted["removed"]))
+    ctx.root.write_bytes(json.dumps({**known, mark: noted}, sort_keys=True).encode(), *FORGOTTEN)
+    for one in reversed(found):
+        _commit(ctx, one)
+    if at_once:
+        for table in tables:
             _erase_history(ctx, ctx.catalog.sql_name(table))
-    encoders = erase_value(ctx.root, name)
     details = {
-        "removed": removed,
-        "vocabularies": encoders,
+        **noted,
+        "vocabularies": erase_value(ctx.root, name),
         "history": "erased" if at_once else "erased by 'sie maintain' when the retention has passed",
-        "had_seen": _learners(ctx, removed),
-        "no_longer_rebuilt": {table: before[table] for table in removed if table != "quarantine"},
         "not_touched": "the source itself: remove the user there too, or a new root takes them in again",
     }
     ctx.save_details(JOB, details)
-    return StageResult(outputs={table: ctx.catalog.ref(table) for table in removed}, details=details)
+    outputs = {table: ctx.catalog.ref(table) for table in noted["removed"]}
+    return StageResult(outputs=outputs, details=details)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A person's rows in a table: ``who`` holds their keys."""
+
+    table: str
+    key: str
+    who: DataFrame
+    dates: list[str]
+    rows: int
+
+
+def _known(ctx: Context) -> dict[str, Any]:
+    """What was noted of those who were forgotten, by a hash of their keyed hash."""
+    if not ctx.root.exists(*FORGOTTEN):
+        return {}
+    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path(*FORGOTTEN)))
+    return loaded
 
 
 def _sample_ids(ctx: Context, tables: list[str], person: DataFrame) -> DataFrame | None:
@@ -79,38 +111,63 @@ def _sample_ids(ctx: Context, tables: list[str], person: DataFrame) -> DataFrame
     return rows.select(F.xxhash64("impression_id").alias("sample_id")).distinct()
 
 
-def _delete(ctx: Context, table: str, person: DataFrame, samples: DataFrame | None) -> int:
-    """Delete by a join with data: neither the name nor its hash stands in a statement or a history."""
+def _find(ctx: Context, table: str, person: DataFrame, samples: DataFrame | None) -> Found | None:
     rows = ctx.catalog.read(table)
     if "user_id" in rows.columns:
         key, who = "user_id", person.select("user_id")
     elif table == "quarantine":
-        # records hold the hash; a text that could not be parsed may hold the name itself
-        in_record = F.coalesce(F.contains(F.col("record"), F.col("user_id")), F.lit(False))
-        word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
-        verbatim = F.col("unparsed")
-        encoded = F.expr("cast(try_to_binary(substring(unparsed, 8), 'base64') as string)")
-        verbatim = F.when(verbatim.startswith("base64:"), encoded).otherwise(verbatim)
-        in_text = F.coalesce(F.regexp_like(verbatim, word), F.lit(False))
-        theirs = rows.crossJoin(F.broadcast(person)).where(in_record | in_text)
+        theirs = rows.crossJoin(F.broadcast(person)).where(_in_record(F.col("user_id")))
         key, who = "record_id", theirs.select("record_id").distinct()
     elif "sample_id" in rows.columns and samples is not None:
         key, who = "sample_id", samples
     else:
-        return 0
-    found = rows.join(who, key, "left_semi").groupBy("event_date").count().collect()  # a row a date
-    if found:
-        _commit(ctx, table, key, who, sorted(str(row[0]) for row in found))
-    return sum(int(row[1]) for row in found)
+        return None
+    by_date = rows.join(who, key, "left_semi").groupBy("event_date").count().collect()  # a row a date
+    if not by_date:
+        return None
+    dates = sorted(str(row[0]) for row in by_date)
+    return Found(table, key, who, dates, sum(int(row[1]) for row in by_date))
 
 
-def _commit(ctx: Context, table: str, key: str, who: DataFrame, dates: list[str]) -> None:
+def _in_record(name: Column) -> Column:
+    """Whether a rejected record is of the person: it holds the hash, or the name itself in verbatim text."""
+    hashed = F.coalesce(F.contains(F.col("record"), name), F.lit(False))
+    word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
+    verbatim = F.col("unparsed")
+    encoded = F.expr("cast(try_to_binary(substring(unparsed, 8), 'base64') as string)")
+    verbatim = F.when(verbatim.startswith("base64:"), encoded).otherwise(verbatim)
+    for text in (verbatim, F.col("record")):  # a record keeps fields that nobody declared as they came
+        hashed = hashed | F.coalesce(F.regexp_like(text, word), F.lit(False))
+    return hashed
+
+
+def _delete_landed(ctx: Context, person: DataFrame) -> None:
+    """Rows of an incremental source that no ingest has published yet."""
+    for name in ctx.root.entries(FOLDER):
+        if not ctx.root.exists(FOLDER, name, "_delta_log"):
+            continue
+        path = ctx.root.path(FOLDER, name)
+        rows = ctx.spark.read.format("delta").load(path)
+        people = F.broadcast(person.withColumnRenamed("user_id", "_person"))
+        theirs = _in_record(F.col("_person"))
+        if "user_id" in rows.columns:
+            theirs = theirs | F.coalesce(F.col("user_id") == F.col("_person"), F.lit(False))
+        keys = rows.crossJoin(people).where(theirs).select("event_id").distinct()
+        _merge(ctx, f"delta.`{path}`", "event_id", keys, metadata(job=JOB, fingerprint=""))
+        settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
+        with session_settings(ctx.spark, settings):
+            ctx.spark.sql(f"VACUUM delta.`{path}` RETAIN 0 HOURS").limit(1).count()
+
+
+def _commit(ctx: Context, found: Found) -> None:
+    stamp = metadata(job=JOB, fingerprint="", scope=JOB, dates=json.dumps(found.dates))
+    _merge(ctx, ctx.catalog.sql_name(found.table), found.key, found.who, stamp)
+
+
+def _merge(ctx: Context, table: str, key: str, who: DataFrame, stamp: str) -> None:
+    """Delete by a join with data: neither the name nor its hash stands in a statement or a history."""
     who.createOrReplaceTempView(VIEW)
-    statement = (
-        f"MERGE INTO {ctx.catalog.sql_name(table)} t USING {VIEW} s ON t.{key} = s.{key} "
-        "WHEN MATCHED THEN DELETE"
-    )
-    stamp = metadata(job=JOB, fingerprint="", scope=JOB, dates=json.dumps(dates))
+    statement = f"MERGE INTO {table} t USING {VIEW} s ON t.{key} = s.{key} WHEN MATCHED THEN DELETE"
     with commit_metadata(ctx.spark, stamp):
         retried(lambda: ctx.spark.sql(statement).collect())  # one row of counts
     ctx.spark.catalog.dropTempView(VIEW)

@@ -9,7 +9,7 @@ then every row takes what was known to the first of those tied with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
@@ -20,6 +20,7 @@ from sie_spark.platform.config import History
 
 ACTION, COUNTED, TYPE, SEQ = "_action", "_counted", "_type", "_seq"
 LAST, RECENT = "_last_item", "recent_items"
+EVENTS, SESSION_EVENTS = "hist_events", "hist_session_events"
 INTERNAL = (ACTION, COUNTED, TYPE, SEQ, LAST)
 
 
@@ -77,60 +78,62 @@ def remembered(both: DataFrame, settings: History, *, of_themselves: bool = Fals
 
 
 def _by_session(both: DataFrame, settings: History, *, of_themselves: bool) -> DataFrame:
-    ties = ("item_id",) if of_themselves else (ACTION, "item_id")
-    before = _before((SESSION,), ties, of_themselves=of_themselves)
+    if not (settings.recent_items or settings.session):
+        return both
+    before = _before((SESSION,), ("item_id",) if of_themselves else (ACTION, "item_id"), of_themselves)
+    counted = F.col(COUNTED) == 1
     columns: dict[str, Column] = {}
     if settings.recent_items:
         # the list is made once an action, and each shown item takes over the newest
         own = Window.partitionBy(SESSION, COUNTED).orderBy("event_ts", SEQ, "item_id")
         last = F.collect_list("item_id").over(own.rowsBetween(1 - settings.recent_items, 0))
-        listed = F.when((F.col(COUNTED) == 1) & F.col("item_id").isNotNull(), F.reverse(last))
+        listed = F.when(counted & F.col("item_id").isNotNull(), F.reverse(last))
         # partition by session first, for the sake of the shuffle
         both = both.repartition(F.col(SESSION)).withColumn("_recent", listed)
         columns[RECENT] = F.last("_recent", ignorenulls=True).over(before)
     if settings.session:
-        columns["hist_session_events"] = F.sum(COUNTED).over(before)
-        acted = F.when(F.col(COUNTED) == 1, F.col("item_id"))
-        columns[LAST] = F.last(acted, ignorenulls=True).over(before)
-    if not columns:
-        return both
-    frame = _as_of_first(both.withColumns(columns), columns, (SESSION,), ties, of_themselves=of_themselves)
-    none = {RECENT: F.array().cast("array<string>"), "hist_session_events": F.lit(0)}
-    filled = {name: F.coalesce(name, default) for name, default in none.items() if name in columns}
-    return frame.withColumns(filled).drop("_recent")
+        columns[LAST] = F.last(F.when(counted, F.col("item_id")), ignorenulls=True).over(before)
+    if settings.session or of_themselves:
+        columns[SESSION_EVENTS] = F.count(F.when(counted, 1)).over(before)
+    frame = both.withColumns(columns).drop("_recent")
+    if of_themselves:
+        frame = _as_of_first(frame, list(columns), (SESSION,), seen=SESSION_EVENTS)
+    if settings.recent_items:
+        frame = frame.withColumn(RECENT, F.coalesce(RECENT, F.array().cast("array<string>")))
+    return frame if settings.session else frame.drop(SESSION_EVENTS)
 
 
 def _by_item(both: DataFrame, settings: History, *, of_themselves: bool) -> DataFrame:
     if not settings.types:
         return both
-    before = _before((SESSION, "item_id"), (ACTION,), of_themselves=of_themselves)
+    before = _before((SESSION, "item_id"), (ACTION,), of_themselves)
     counted = F.col(COUNTED) == 1
-    columns: dict[str, Column] = {"hist_events": F.count(F.when(counted, 1)).over(before)}
+    columns: dict[str, Column] = {EVENTS: F.count(F.when(counted, 1)).over(before)}
     for name in settings.types:
         columns[f"hist_{slug(name)}"] = F.count(F.when(counted & (F.col(TYPE) == name), 1)).over(before)
     columns["_acted"] = F.last(F.when(counted, F.col("event_ts")), ignorenulls=True).over(before)
     frame = both.withColumns(columns)
-    frame = _as_of_first(frame, columns, (SESSION, "item_id"), (ACTION,), of_themselves=of_themselves)
+    if of_themselves:
+        frame = _as_of_first(frame, list(columns), (SESSION, "item_id"), seen=EVENTS)
     return frame.withColumn("hist_seconds_since", seconds_between(F.col("_acted"), F.col("event_ts"))).drop(
         "_acted"
     )
 
 
-def _before(keys: Sequence[str], ties: Sequence[str], *, of_themselves: bool) -> WindowSpec:
+def _before(keys: Sequence[str], ties: Sequence[str], of_themselves: bool) -> WindowSpec:
     """The rows up to this one, itself left out where it may be an action."""
     order = Window.partitionBy(*keys).orderBy("event_ts", SEQ, *ties)
     return order.rowsBetween(Window.unboundedPreceding, -1 if of_themselves else 0)
 
 
-def _as_of_first(
-    frame: DataFrame, columns: Iterable[str], keys: Sequence[str], ties: Sequence[str], *, of_themselves: bool
-) -> DataFrame:
-    """What was known to the first of the rows at one (event_ts, seq); the sort is that of :func:`_before`."""
-    if not of_themselves:
-        return frame
-    tied = Window.partitionBy(*keys, "event_ts", SEQ).orderBy(*ties)
-    tied = tied.rowsBetween(Window.unboundedPreceding, 0)
-    return frame.withColumns({name: F.first(name).over(tied) for name in columns})
+def _as_of_first(frame: DataFrame, names: Sequence[str], keys: Sequence[str], *, seen: str) -> DataFrame:
+    """What was known before all rows of one (event_ts, seq): what the row knew that had ``seen`` least.
+
+    It needs no other sort than :func:`_before`, and does not depend on the order of tied rows.
+    """
+    tied = Window.partitionBy(*keys, "event_ts", SEQ)
+    first = frame.withColumn("_first", F.min_by(F.struct(*names), seen).over(tied))
+    return first.withColumns({name: F.col("_first")[name] for name in names}).drop("_first")
 
 
 def list_history(settings: History) -> dict[str, Column]:
@@ -138,9 +141,9 @@ def list_history(settings: History) -> dict[str, Column]:
     whole = Window.partitionBy(SESSION, "list_id", "event_ts")
     columns: dict[str, Column] = {}
     if settings.types:
-        total = F.sum("hist_events").over(whole)
+        total = F.sum(EVENTS).over(whole)
         columns["hist_list_events"] = total
-        columns["hist_list_share"] = F.when(total > 0, F.col("hist_events") / total).otherwise(F.lit(0.0))
+        columns["hist_list_share"] = F.when(total > 0, F.col(EVENTS) / total).otherwise(F.lit(0.0))
     if settings.session:
         is_last = F.coalesce(F.col("item_id") == F.col(LAST), F.lit(False))
         columns["hist_last_is_item"] = is_last.cast("int")

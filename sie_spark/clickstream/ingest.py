@@ -17,14 +17,15 @@ from sie_spark.clickstream.sources import Snapshot, read, snapshot
 from sie_spark.clickstream.staging import (
     BAD,
     FOLDER,
+    LANDING,
     ROW,
     Batch,
     Counts,
     Fate,
-    already_there,
     clear,
     distinct_rows,
     load_counts,
+    new_by_date,
     stage,
 )
 from sie_spark.clickstream.tables import (
@@ -62,6 +63,8 @@ MAPPING = (
 # every column of a record in one compiled method, which session.py and spark-defaults.conf let HotSpot compile:
 # a fifth faster over a million records, and compiled for longer than a small source is read
 ONE_METHOD = {"spark.sql.codegen.hugeMethodLimit": "65535"}
+# landed rows are read once; their Delta log would keep the extremes of identifiers after they are forgotten
+NO_STATISTICS = {"spark.databricks.delta.properties.defaults.dataSkippingNumIndexedCols": "0"}
 LARGE = 64 << 20  # bytes of a source
 ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
 ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
@@ -148,15 +151,15 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     """
     dataset = ctx.config.dataset
     mapping = mapping_digest(ctx)
-    landing = ctx.root.path(FOLDER, f"landing-{mapping}")
+    landing = ctx.root.path(FOLDER, f"{LANDING}{mapping}")
     raw = read(ctx.spark, dataset.source, files, stream=True)
     key = load_key(ctx.root, say=ctx.progress.warn)
     canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
-    with readable(str(dataset.source.path)):
+    with readable(str(dataset.source.path)), session_settings(ctx.spark, NO_STATISTICS):
         query = (
-            canonical.frame.drop(*canonical.masks)
-            .writeStream.format("delta")
+            canonical.frame.writeStream.format("delta")
             .option("checkpointLocation", ctx.root.path("checkpoints", f"{JOB}-{mapping}"))
+            .option("mergeSchema", "true")
             .trigger(availableNow=True)
             .start(landing)
         )
@@ -172,7 +175,7 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     fingerprint = digest([mapping, "landing", version])
     counts = load_counts(ctx.root, fingerprint)
     if counts is None:
-        counts = stage(ctx, replace(canonical, frame=landed, masks=()), fingerprint)
+        counts = stage(ctx, replace(canonical, frame=landed), fingerprint, _Look(raw, dataset.source))
     result = _publish(ctx, files, counts, fingerprint)
     settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
     with session_settings(ctx.spark, settings):  # no older version of rows that are in the tables
@@ -288,26 +291,24 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
     )
     internal = ("reasons", "record", "unparsed", "source_file", ROW)
     accepted = batch.accepted.select(*[name for name in batch.accepted.columns if name not in internal])
-    held = {"quarantine": 0, "events": 0}
+    new = {"quarantine": batch.distinct_rejected, "events": batch.distinct_accepted}
+    touched = batch.accepted_dates
     for name, rows, staged_rows, key, dates in (
         ("quarantine", rejected, batch.rejected, "record_id", batch.rejected_dates),
         ("events", accepted, batch.accepted, "event_id", batch.accepted_dates),
     ):
         made = ensure(catalog, name, rows.schema, layout=dataset.layout)
         if dates and not made:
-            held[name] = already_there(catalog, staged_rows, name, key=key, where=dates_in(dates))
-    old_good, old_bad = held["events"], held["quarantine"]
-    kept, quarantined = batch.distinct_accepted - old_good, batch.distinct_rejected - old_bad
+            by_date = new_by_date(catalog, staged_rows, name, key=key, where=dates_in(dates))
+            new[name] = sum(by_date.values())
+            touched = sorted(by_date) if name == "events" else touched
+    kept, quarantined = new["events"], new["quarantine"]
     repeated = counts.read - batch.distinct_accepted - batch.distinct_rejected
-    if (
-        repeated < 0
-        or kept < 0
-        or quarantined < 0
-        or kept + quarantined + repeated + old_good + old_bad != counts.read
-    ):
+    known = batch.distinct_accepted + batch.distinct_rejected - kept - quarantined
+    if repeated < 0 or known < 0:
         raise RowIdentityError(
             f"rows read {counts.read} differ from events {kept} + quarantined {quarantined}"
-            f" + duplicates {repeated + old_good + old_bad}; nothing was made visible",
+            f" + duplicates {repeated + known}; nothing was made visible",
             remedy="this is a defect: please report it with the data set's YAML",
         )
     stamp = {"fingerprint": fingerprint, "mapping": mapping_digest(ctx)}
@@ -321,14 +322,13 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
             stamp=metadata(job=JOB, **stamp),
         )
     if kept:
-        touched = json.dumps(batch.accepted_dates)
         kept = insert_new(
             catalog,
             accepted,
             "events",
             key="event_id",
             dates=batch.accepted_dates,
-            stamp=metadata(job=JOB, dates=touched, **stamp),
+            stamp=metadata(job=JOB, dates=json.dumps(touched), **stamp),
         )
     # another job may have inserted some of them in between: they are duplicates of this run then
     return Fate(counts.read, kept, quarantined, counts.read - kept - quarantined)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sie_spark.clickstream.staging import clear_all
 from sie_spark.clickstream.tables import CONSTRAINTS, LOCAL, commit_metadata, retried, session_settings
 from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata
 from sie_spark.platform.context import Context
@@ -21,6 +22,8 @@ FILE_BYTES = {
 def run(ctx: Context) -> StageResult:
     """Check, compact and vacuum every table that exists; the rows of each stay the same.
 
+    What killed runs left staged is removed (on a local root; an object store may have an ingest under way).
+
     Raises
     ------
     DataError
@@ -28,6 +31,8 @@ def run(ctx: Context) -> StageResult:
     """
     details: dict[str, Any] = {}
     stamp = metadata(job=JOB, fingerprint="")
+    if ctx.root.is_local:  # where the lock says that no ingest is under way
+        clear_all(ctx.root)
     tables = [name for name in TABLES if ctx.catalog.exists(name)]
     for name in tables:
         _check_promises(ctx.catalog, name)

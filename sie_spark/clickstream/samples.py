@@ -13,11 +13,20 @@ from sie_spark.clickstream import timeline
 from sie_spark.clickstream.attribution import click_delay, clicks, conversions
 from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
-from sie_spark.clickstream.shown import SESSION, list_relative, packed, sessionised, shown, unpacked
+from sie_spark.clickstream.shown import (
+    SESSION,
+    list_relative,
+    packed,
+    session_or_list,
+    sessionised,
+    shown,
+    unpacked,
+)
 from sie_spark.clickstream.staging import FOLDER, clear
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, event_dates, maturing
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
+    cluster_again,
     commit_metadata,
     dates_in,
     ensure,
@@ -102,23 +111,25 @@ def build(
     settings, history = dataset.impressions, dataset.history
     reach = Reach.of(dataset)
     first, last = _day(dates[0]), _day(dates[-1])
-    near = events.where(_within(first - timedelta(days=reach.forward), last + timedelta(days=reach.back)))
+    near = events.where(
+        _within(first - timedelta(days=max(reach.forward, reach.clicks)), last + timedelta(days=reach.back))
+    )
     if settings.session_gap_minutes is not None:
         near = sessionised(near, settings.session_gap_minutes)
     attributions = [a for a in (settings.click_event, settings.conversion_event) if a is not None]
     carried = sorted({name for a in attributions for name in a.match if name in events.columns})
-    # rows shown after the last date too: a click of theirs is not one of an earlier row
-    within = _within(first, last + timedelta(days=reach.back))
+    # rows shown after the last date too: a click of theirs is not one of an earlier row; and those shown before
+    # the first that were clicked after midnight: a purchase after that click is not one of a later row
+    within = _within(first - timedelta(days=reach.clicks), last + timedelta(days=reach.back))
     one_row = timeline.one_row(dataset)
-    rows = shown(near.where(within), dataset, [*carried, "event_type"] if one_row else carried)
-    rows = rows.withColumn(
-        SESSION, F.coalesce("session_id", F.concat(F.lit("\u0000"), F.col("impression_id")))
-    )
+    rows = shown(near.where(within), dataset, sorted({*carried, "event_type"}) if one_row else carried)
+    rows = rows.withColumn(SESSION, session_or_list())
     shared, remembers = timeline.fits(dataset), wanted(history)
     clicked = rows
     if settings.click_event is not None and (history.rates or not shared):
         clicked = clicks(rows, near, settings.click_event)
-    rates = _rates(ctx, clicked, dates[0], fingerprint) if history.rates else None
+    own = F.col("event_date") >= F.lit(dates[0]).cast("date")
+    rates = _rates(ctx, clicked.where(own), dates[0], fingerprint) if history.rates else None
     matched = {name for a in attributions for name in a.match}
     needed = {*USED, *settings.list_relative, *matched, *(f"_m_{name}" for name in [*matched, "event_type"])}
     rows, clicked = packed(rows, needed), packed(clicked, needed)
@@ -215,6 +226,8 @@ def _replace(ctx: Context, frame: DataFrame, dates: list[str], fingerprint: str,
     stamp = metadata(job=JOB, fingerprint=fingerprint, dates=json.dumps(dates))
     with commit_metadata(ctx.spark, stamp):
         retried(lambda: writer.save(catalog.path("impressions")))
+        if whole and dataset.layout == "cluster":  # an overwritten schema has no clustering
+            cluster_again(catalog, "impressions")
 
 
 def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[str]) -> list[str] | None:

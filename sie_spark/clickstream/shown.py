@@ -12,7 +12,7 @@ from sie_spark.platform.config import Dataset
 from sie_spark.platform.errors import ConfigError
 
 ORDER = ("event_ts", "seq")
-SESSION = "_session"  # session_id, or something unique where there is none
+SESSION = "_session"  # session_id, or the list where there is none
 INTERNAL = ("event_id", "event_date", "event_ts", "seq", "event_type", "user_id", "session_id", "item_id")
 PACKED = "_packed"
 LABELS = ("label", "click", "conversion", "conversion_delay_s")
@@ -23,7 +23,9 @@ def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
 
     The id comes from the user and the time of the session's first event, so that it is the same in every run.
     """
-    ordered = Window.partitionBy("user_id").orderBy("event_ts", _sequence(), "event_id")
+    # an event of nobody stands alone, and does not pile up with all others in one task
+    someone = F.coalesce("user_id", F.concat(F.lit("\u0000"), F.col("event_id")))
+    ordered = Window.partitionBy(someone).orderBy("event_ts", _sequence(), "event_id")
     since = F.unix_micros("event_ts") - F.unix_micros(F.lag("event_ts").over(ordered))
     frame = events.withColumn("_starts", since.isNull() | (since > int(gap_minutes * 60_000_000)))
     start = F.last(F.when(F.col("_starts"), F.col("event_ts")), ignorenulls=True).over(
@@ -32,6 +34,14 @@ def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
     name = F.concat_ws("-", "user_id", F.unix_micros(start))
     named = F.substring(F.sha2(name, 256), 1, 32)
     return frame.withColumn("session_id", F.when(F.col("user_id").isNotNull(), named)).drop("_starts")
+
+
+def session_or_list() -> Column:
+    """SESSION of a shown item: where no session is known its list stands alone, whole and without a history."""
+    alone = F.concat_ws(
+        "\u0000", F.lit(""), F.coalesce("list_id", "impression_id"), F.unix_micros("event_ts")
+    )
+    return F.coalesce("session_id", alone)
 
 
 def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
@@ -79,7 +89,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
             else None
         ),
     }
-    there = (set(INTERNAL) - {"event_type"}) | {*context, *names, "list_id", "position"}
+    there = {*INTERNAL, *context, *names, "list_id", "position"} - {"event_type"}
     extra = [name for name in carried if name not in there]
     return frame.select(
         F.col("_impression_id").alias("impression_id"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sie_spark.platform.context import Context
 
 FOLDER = "_staging"
+LANDING = "landing-"  # rows of an incremental source that are not published yet
 ROW, BAD = "_row", "_bad"  # a number a row, whether it is rejected
 DRIFTED = r"(?m)^(new_column|missing_column|type_change):"
 KEYS = (BAD, "_h1", "_h2")  # beside it two hashes of the event's id
@@ -138,6 +139,16 @@ def clear(root: Root, fingerprint: str) -> None:
         root.remove(FOLDER, name)
 
 
+def clear_all(root: Root) -> None:
+    """Remove every staged batch, also of sources that have changed since; landed rows stay.
+
+    A batch that was still wanted is made again.
+    """
+    for name in root.entries(FOLDER):
+        if not name.startswith(LANDING):
+            root.remove(FOLDER, name)
+
+
 @dataclass(frozen=True)
 class Batch:
     """A staged batch, each key once: rows for events and for quarantine, and what is known of them."""
@@ -201,10 +212,12 @@ def _with_keys(rows: DataFrame) -> DataFrame:
     )
 
 
-def already_there(catalog: Catalog, rows: DataFrame, name: str, *, key: str, where: str) -> int:
-    """How many of these keys the table holds at these dates."""
+def new_by_date(catalog: Catalog, rows: DataFrame, name: str, *, key: str, where: str) -> dict[str, int]:
+    """How many of these rows a table does not hold at these dates, each date that has some."""
     held = catalog.read(name).where(where).select(F.col(key).alias("event_id"))
-    return rows.select("event_id").join(held, "event_id", "left_semi").count()
+    new = rows.select("event_id", "event_date").join(held, "event_id", "left_anti")
+    counted = new.groupBy(F.col("event_date").cast("string")).count().collect()  # a row a date
+    return {str(day): int(count) for day, count in counted}
 
 
 def _sum_if(test: Any, value: Any) -> Any:

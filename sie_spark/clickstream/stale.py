@@ -26,6 +26,7 @@ class Reach:
     back: int
     forward: int
     forever: bool = False  # rates as of the day before remember everything
+    clicks: int = 0  # how long before a date a row can be shown whose click, on that date, takes a purchase
 
     @classmethod
     def of(cls, dataset: Dataset) -> Reach:
@@ -40,6 +41,7 @@ class Reach:
             math.ceil(sum(windows) / 24.0),  # a purchase after a click after an impression
             history.session_days if sessions else 0,
             bool(history.rates),
+            math.ceil(windows[0] / 24.0) if len(windows) == 2 else 0,
         )
 
 

@@ -104,6 +104,15 @@ def ensure(catalog: Catalog, name: str, schema: StructType, *, layout: str = "pa
     return True
 
 
+def cluster_again(catalog: Catalog, name: str) -> None:
+    """Give a table of layout ``cluster`` its clustering back where a write took it."""
+    detail = (
+        catalog.spark.sql(f"DESCRIBE DETAIL {catalog.sql_name(name)}").select("clusteringColumns").first()
+    )
+    if detail is None or not detail[0]:
+        catalog.spark.sql(f"ALTER TABLE {catalog.sql_name(name)} CLUSTER BY (event_date)")
+
+
 def insert_new(
     catalog: Catalog, source: DataFrame, name: str, *, key: str, dates: Sequence[str], stamp: str
 ) -> int:

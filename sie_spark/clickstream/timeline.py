@@ -61,13 +61,13 @@ def labelled_with_history(
     keys = sorted({name for a in outcomes.values() if a for name in a.match if name != "session_id"})
     others = [name for name in keys if name not in TEXTS]
     actions = _actions(events, dataset, outcomes, keys, within)
+    rows = rows.withColumns({_key(name): held_column(rows, name).cast("string") for name in others})
     counted = None
     if within is not None:
         rows = rows.withColumnRenamed(SHOWN_TYPE, TYPE)
-        counted = _counted(history, F.col(TYPE))
-    left = shown_rows(rows, counted=counted).withColumns(
-        {_key(name): held_column(rows, name).cast("string") for name in others}
-    )
+        in_session = F.col("session_id").isNotNull()
+        counted = F.when(in_session, _counted(history, F.col(TYPE))).otherwise(0)
+    left = shown_rows(rows, counted=counted)
     both = left.unionByName(actions, allowMissingColumns=True)
     frame = both.repartition(F.col(SESSION))
     if settings.click_event is not None:

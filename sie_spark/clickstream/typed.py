@@ -133,7 +133,7 @@ def _judged(rows: DataFrame, settings: Source, schema: StructType | None) -> Raw
         drift.alias(DRIFT),
         extra_columns(settings, new).alias(EXTRA),
         F.lit(None).cast("string").alias(TEXT),
-        F.struct(*[F.col(f"`{name}`") for name in names]).alias(SOURCE),
+        F.struct(*[F.col(f"`{name}`") for name in names if name not in new] or [F.lit(None)]).alias(SOURCE),
     )
     frame = add_nulls(frame, schema, missing)
     return Raw(frame, [name for name in frame.columns if name not in HELPERS], {}, new)

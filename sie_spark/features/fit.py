@@ -143,12 +143,10 @@ def _side_file(training: Training, feature: Resolved) -> Vocabulary:
     from pyspark.sql import functions as F
 
     spark, root = training.rows.sparkSession, training.root
-    order = Window.orderBy(F.col("n").desc(), F.col("value").asc())
-    numbered = (
-        _counts(training, feature)
-        .withColumn("id", F.row_number().over(order))
-        .filter(F.col("id") < feature.settings.max_vocabulary)
-    )
+    order = [F.col("n").desc(), F.col("value").asc()]
+    # the rarest are left out before the one task that numbers the others
+    frequent = _counts(training, feature).orderBy(*order).limit(feature.settings.max_vocabulary - 1)
+    numbered = frequent.withColumn("id", F.row_number().over(Window.orderBy(*order)))
     draft = (*DRAFTS, feature.name)
     try:
         numbered.select("value", "id", "n").write.mode("overwrite").parquet(root.path(*draft))

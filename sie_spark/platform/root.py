@@ -68,6 +68,12 @@ class Root:
         found = filesystem.get_file_info(arrow_fs.FileSelector(name, allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == arrow_fs.FileType.File)
 
+    def entries(self, *parts: str) -> list[str]:
+        """Names of the files and folders right under a folder, sorted; none where the folder is not there."""
+        filesystem, name = locate(self.path(*parts))
+        found = filesystem.get_file_info(arrow_fs.FileSelector(name, allow_not_found=True))
+        return sorted(info.base_name for info in found)
+
     def remove(self, *parts: str) -> None:
         """Remove a file or a folder with all it holds; nothing where it is not there."""
         filesystem, name = locate(self.path(*parts))

@@ -189,6 +189,7 @@ def test_commits_say_what_they_are_and_bad_rows_cannot_be_written(
     history = rows(spark.sql(f"DESCRIBE HISTORY {ctx.catalog.sql_name('events')}"))
     stamp = json.loads(history[0]["userMetadata"])
     assert stamp["job"] == "ingest" and json.loads(stamp["dates"]) == ["2024-03-01"]
+    assert all(json.loads(commit["userMetadata"])["job"] == "ingest" for commit in history)
     shown = {
         row["key"]: row["value"]
         for row in rows(spark.sql(f"SHOW TBLPROPERTIES {ctx.catalog.sql_name('events')}"))
@@ -201,6 +202,24 @@ def test_commits_say_what_they_are_and_bad_rows_cannot_be_written(
     bad = ctx.catalog.read("events").selectExpr("* EXCEPT (sampling_rate)", "2.0D AS sampling_rate")
     with pytest.raises(Exception, match=r"CHECK constraint|DELTA_VIOLATE_CONSTRAINT"):
         bad.write.format("delta").mode("append").save(ctx.catalog.path("events"))
+
+
+def test_a_column_of_another_type_than_in_the_table(make_context, tmp_path: Path) -> None:
+    def config(item: str, policy: str, *records: dict) -> dict:
+        log = write(tmp_path / "log.json", *records)
+        made = settings(log, source={"on_type_change": policy})
+        made["dataset"]["columns"] = {**made["dataset"]["columns"], "price": item}
+        return made
+
+    ingest.run(make_context(config("price", "refuse", event("a"))))
+    with pytest.raises(SourceError, match="column 'price' is string now and double in table events"):
+        ingest.run(make_context(config("cast(price AS STRING)", "refuse", event("b"))))
+    as_text = "if(key = 'd', 'dear', cast(price AS STRING))".replace("key", "id")
+    ctx = make_context(config(as_text, "cast", event("c", price=2.5), event("d")))
+    result = ingest.run(ctx)
+    assert result.rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
+    assert result.details["reasons"] == {"type_change:price": 1}
+    assert {row["key"]: row["price"] for row in rows(ctx.catalog.read("events"))} == {"a": 1.5, "c": 2.5}
 
 
 class TestErrorsNameFileColumnAndRemedy:

@@ -149,7 +149,35 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     samples.run(ctx)
     assert ctx.catalog.read("impressions").count() == 1
     with pytest.raises(DataError, match="no table holds rows of this user"):
-        forget.run(ctx, user="Xanthippe")
+        forget.run(ctx, user="Socrates")
+
+
+@pytest.mark.spark
+def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, KEY)
+    log = write(tmp_path / "log.json", event("1", user="Xanthippe"), event("2", user="Diotima"), "{Xanthippe")
+    ctx = make_context(settings(log))
+    ingest.run(ctx)
+    people = Vocabulary(3, (oracle("Diotima"), oracle("Xanthippe")))
+    Encoder((Category("user_id", "user_id", "string", people),)).save(ctx.root)
+    ctx.root.write_bytes(b"{}", "_staging", "abandoned.json")  # a batch that was never published
+    landed = ctx.catalog.read("events").selectExpr("event_id", "user_id", "'' AS record", "'' AS unparsed")
+    landed = landed.write.format("delta").option("delta.dataSkippingNumIndexedCols", "0")
+    landed.save(ctx.root.path("_staging", "landing-x"))
+    with monkeypatch.context() as patch:
+        patch.setattr(forget, "erase_value", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            forget.run(ctx, user="Xanthippe")
+    assert ctx.catalog.read("events").count() == 1 and ctx.catalog.read("quarantine").count() == 0
+    for at_once in (False, True):  # goes on, and may be asked again
+        details = forget.run(ctx, user="Xanthippe", at_once=at_once).details
+        assert details["removed"] == {"quarantine": 1, "events": 1}
+    held = Encoder.current(ctx.root)
+    assert held is not None and oracle("Xanthippe") not in json.dumps(held.as_dict())
+    files = [file for file in Path(ctx.root.uri).rglob("*") if file.is_file()]
+    assert not [file for file in files if file.name == "abandoned.json"]
+    for word in ("Xanthippe", oracle("Xanthippe")):
+        assert not [file for file in files if word.encode() in file.read_bytes()], word
 
 
 @pytest.mark.spark
@@ -157,7 +185,9 @@ def test_upkeep_keeps_rows_and_lets_verbatim_text_go(make_context, tmp_path: Pat
     ctx = make_context(settings(write(tmp_path / "log.json", event("1"), '{"torn'), unparsed_days=0))
     ingest.run(ctx)
     before = rows(ctx.catalog.read("events"))
+    ctx.root.write_bytes(b"{}", "_staging", "abandoned.json")
     result = maintain.run(ctx)
+    assert not ctx.root.entries("_staging")
     assert rows(ctx.catalog.read("events")) == before
     assert result.details["unparsed_texts_removed"] == 1
     held = rows(ctx.catalog.read("quarantine"))

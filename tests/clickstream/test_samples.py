@@ -262,7 +262,13 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
 def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: Path) -> None:
     """Shown and clicked on both days; the purchase belongs to the second click, whatever is rebuilt."""
     history = {"types": [], "session": False, "rates": ["item_id"], "rate_strength": 2.0}
-    for name, kept in (("plain", {**history, "rates": []}), ("rates", history)):
+    in_session = {**SHOP["impressions"]["conversion_event"], "match": ["session_id", "item_id"]}
+    one_line = {**SHOP["impressions"], "conversion_event": in_session}
+    for name, kept, shows in (
+        ("shown too", {"types": ["shown", "click"], "session": True}, one_line),
+        ("rates", history, SHOP["impressions"]),
+    ):
+        shop = {**SHOP, "history": kept, "impressions": shows}
         log = tmp_path / name / "log"
         at = lambda day, second: START + day * DAY + second  # noqa: E731
         first = [
@@ -276,7 +282,7 @@ def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: 
             event("c3", kind="click", ts=at(1, 60), item="i2", session="s3"),
         ]
         write(log / "1.json", *first)
-        ctx = make_context(settings(log, **{**SHOP, "history": kept}), root=tmp_path / name / "root")
+        ctx = make_context(settings(log, **shop), root=tmp_path / name / "root")
         ingest.run(ctx)
         samples.run(ctx)
         write(
@@ -288,16 +294,55 @@ def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: 
         samples.run(ctx)
         held = read_shop(ctx)
         assert {key for key, row in held.items() if row["conversion"]} == {"s2"}
-        whole = make_context(settings(log, **{**SHOP, "history": kept}), root=tmp_path / name / "whole")
+        whole = make_context(settings(log, **shop), root=tmp_path / name / "whole")
         (tmp_path / name / "whole" / ".pseudonym_key").write_bytes(
             (Path(ctx.root.uri) / ".pseudonym_key").read_bytes()
         )
         ingest.run(whole)
         samples.run(whole)
         assert read_shop(whole) == held
-        if kept["rates"]:  # s1 clicked on its day, s3 not; "late" not
+        if kept.get("rates"):  # s1 clicked on its day, s3 not; "late" not
             prior = 2 / 4  # of s1, s2, s3, late: the clicks of s1 and s2 were known
             assert held["s4"]["rate_item_id"] == pytest.approx((0 + 2.0 * prior) / (1 + 2.0))
+
+
+def test_a_rebuilt_date_takes_no_outcome_of_an_earlier_one(make_context, tmp_path: Path) -> None:
+    """Shown before midnight and clicked after it, later than the next day's row: the purchase is the first's."""
+    log = tmp_path / "log"
+    write(
+        log / "1.json",
+        event("r1", kind="shown", ts=START + 85_800, session="a"),
+        event("r2", kind="shown", ts=START + DAY + 60, session="b"),
+        event("c2", kind="click", ts=START + DAY + 180, session="b"),
+        event("c1", kind="click", ts=START + DAY + 300, session="a"),
+        event("bought", kind="buy", ts=START + DAY + 600, session="b"),
+        event("r4", kind="shown", ts=START + 4 * DAY, session="d", item="i4"),
+    )
+    shop = {**SHOP, "history": {**SHOP["history"], "rates": []}}
+    ctx = make_context(settings(log, **shop))
+    ingest.run(ctx)
+    samples.run(ctx)
+    assert {key for key, row in read_shop(ctx).items() if row["conversion"]} == {"r1"}
+    write(log / "2.json", event("r5", kind="shown", ts=START + 4 * DAY + 1, session="d", item="i4"))
+    ingest.run(ctx)
+    assert "2024-03-01" not in samples.run(ctx).details["dates_rebuilt"]
+    assert {key for key, row in read_shop(ctx).items() if row["conversion"]} == {"r1"}
+
+
+def test_a_list_without_a_session_is_ranked_and_has_no_history(make_context, tmp_path: Path) -> None:
+    log = [row | {"session": None} for row in random_log(4, sessions=4)]
+    ctx = make_context(settings(write(tmp_path / "log.json", *log), layout="cluster", **LISTS))
+    ingest.run(ctx)
+    samples.run(ctx)
+    keys = {row["event_id"]: row["key"] for row in rows(ctx.catalog.read("events"))}
+    held = {(keys[row["event_id"]], row["position"]): row for row in rows(ctx.catalog.read("impressions"))}
+    by_hand = history_by_hand([row | {"session": row["id"]} for row in log])
+    assert set(held) == set(by_hand) and max(row["list_size"] for row in held.values()) > 2
+    for key, wanted in by_hand.items():
+        assert {name: held[key][name] for name in wanted} == wanted, key
+    for table in ("events", "impressions", "quarantine"):
+        detail = ctx.spark.sql(f"DESCRIBE DETAIL {ctx.catalog.sql_name(table)}").first()
+        assert list(detail["clusteringColumns"]) == ["event_date"] and not detail["partitionColumns"]
 
 
 def test_rates_that_start_from_nothing_are_said(make_context, tmp_path: Path, monkeypatch) -> None:
@@ -349,16 +394,16 @@ def random_shop(seed: int) -> list[dict]:
 @pytest.mark.parametrize(
     "history",
     [
-        {"types": ["click", "buy"]},
-        {"types": ["click", "shown"], "session": True, "recent_items": 3},
-        {"types": [], "session": True, "recent_items": 2},
+        {"types": ["click", "shown"], "session": True},
+        {"types": [], "session": False, "recent_items": 2},
     ],
-    ids=["actions", "shown too", "everything"],
+    ids=["shown too", "everything"],
 )
 def test_one_shuffle_gives_what_three_give(
     make_context, tmp_path: Path, monkeypatch, history: dict[str, Any]
 ) -> None:
-    shop = {**SHOP, "impressions": {**SHOP["impressions"]}, "history": history}
+    shop = {**SHOP, "impressions": {**SHOP["impressions"], "context": ["event_type"]}}
+    shop["history"] = history
     shop["impressions"]["conversion_event"] = {
         "event": "event_type = 'buy'",
         "match": ["session_id", "item_id"],

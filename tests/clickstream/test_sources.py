@@ -170,12 +170,17 @@ def test_delta_and_a_declared_sampling_rate(make_context, tmp_path: Path, spark)
 def test_only_what_is_new(make_context, tmp_path: Path) -> None:
     log = tmp_path / "log"
     write(log / "1.json", event("a"), "torn")
-    ctx = make_context(settings(log, source={"incremental": True}))
+    ctx = make_context(settings(log, source={"incremental": True, "on_new_column": "refuse"}))
     assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
     assert ingest.run(ctx).skipped
     write(log / "2.json", event("a"), event("b"))
     assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 0, "duplicate": 1}
     assert set(kept(ctx)) == {"a", "b"}
+    write(log / "3.json", event("c") | {"extra_field": 1})
+    for _ in range(2):  # still refused, and nothing of it is visible
+        with pytest.raises(SourceError, match="a new column 'extra_field'"):
+            ingest.run(ctx)
+    assert set(kept(ctx)) == {"a", "b"} and ctx.catalog.read("quarantine").count() == 1
 
 
 def test_two_overlapping_batches_at_once(make_context, tmp_path: Path, spark) -> None:
