@@ -72,7 +72,8 @@ def affected(changed: Iterable[str], have: Iterable[str], reach: Reach) -> list[
     touched = [date.fromisoformat(day) for day in changed]
     stale = set()
     for day in touched:
-        first, last = day - timedelta(days=reach.back), day + timedelta(days=reach.forward)
+        first = day - timedelta(days=reach.back)
+        last = day + timedelta(days=max(reach.forward, reach.clicks))
         stale |= {other for other in there if first <= other and (reach.forever or other <= last)}
     return [day.isoformat() for day in sorted(stale)]
 
