@@ -32,7 +32,7 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:
-        cell.source = cell.source.replace("impressions=60000", "impressions=12000")
+        cell.source = cell.source.replace("impressions=60000", 'impressions=12000", "training.min_steps=30')
     nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert "report.html" in "".join(output.get("text", "") for output in code[-1].outputs)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_two_overlapping_batches_at_once(make_context, tmp_path: Path, spark) ->
 
 @pytest.mark.slow
 def test_a_killed_process_and_two_at_once(tmp_path: Path) -> None:
-    """Real processes: one is killed at several moments, then two run over one root at the same time."""
+    """Real processes: one is killed while it stages, then two run over one root at the same time."""
     log = write(tmp_path / "log.json", *[event(str(n)) for n in range(2000)], *["torn"] * 3)
     config = tmp_path / "log.yaml"
     config.write_text(json.dumps(settings(log)))
@@ -219,13 +220,12 @@ def test_a_killed_process_and_two_at_once(tmp_path: Path) -> None:
         str(tmp_path / "root"),
     ]
     command += ["--set", "session.cores=1", "--set", "session.memory=1g"]
-    for seconds in (12, 18):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    staged = tmp_path / "root" / "_staging"
+    while process.poll() is None and not list(staged.glob("*/*")):
+        time.sleep(0.1)
+    process.kill()
+    assert process.wait() != 0 and list(staged.glob("*/*"))
     both = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for _ in range(2)

@@ -103,7 +103,8 @@ def test_spark_submit_gives_the_tables_of_local_mode(
         forms = (word, word.hex().encode(), word.hex().upper().encode(), base64.b64encode(word)[:-4])
         assert not [form for form in forms for log in logs if form in log]
 
-    ctx = make_context("simulated", root=local, overrides=tuple(SMALL), source=str(local / "raw"))
+    here = (*SMALL, "training.distributed=false")
+    ctx = make_context("simulated", root=local, overrides=here, source=str(local / "raw"))
     first, second = (run_all(ctx, Tracker(ctx.config, ctx.root), simulate=True)[0] for _ in range(2))
     assert second.skipped and not first.skipped
     assert second.outputs == first.outputs, "the same command again must not write a version or a row"
