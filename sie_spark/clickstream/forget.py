@@ -65,7 +65,8 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
     noted["removed"].update({one.table: one.rows for one in found})
     versions = {one.table: ctx.catalog.version(one.table) for one in found if one.table != "quarantine"}
     noted["no_longer_rebuilt"].update(versions)
-    noted.setdefault("had_seen", _learners(ctx, noted["removed"]))
+    if found:  # taken in again since, the person may have been learnt by more
+        noted["had_seen"] = _learners(ctx, noted["removed"])
     ctx.root.write_bytes(json.dumps({**known, mark: noted}, sort_keys=True).encode(), *FORGOTTEN)
     for one in reversed(found):
         _commit(ctx, one)
