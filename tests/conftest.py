@@ -14,6 +14,7 @@ from sie_spark.platform.context import Context
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.root import Root
 
+INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -31,6 +32,20 @@ def spark() -> Iterator[Any]:
     session = local_session(Session(cores=2, memory="2g", shuffle_partitions=2))
     yield session
     session.stop()
+
+
+@pytest.fixture(autouse=True)
+def interpreted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small tests are interpreted by Spark: compiling takes longer than their rows. Slow ones run as users do."""
+    if "spark" not in request.fixturenames or request.node.get_closest_marker("slow"):
+        yield
+        return
+    conf = request.getfixturevalue("spark").conf
+    for key, value in INTERPRETED.items():
+        conf.set(key, value)
+    yield
+    for key in INTERPRETED:
+        conf.unset(key)
 
 
 @pytest.fixture

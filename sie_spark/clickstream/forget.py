@@ -119,6 +119,10 @@ def _find(ctx: Context, table: str, person: DataFrame, samples: DataFrame | None
     elif table == "quarantine":
         theirs = rows.crossJoin(F.broadcast(person)).where(_in_record(F.col("user_id")))
         key, who = "record_id", theirs.select("record_id").distinct()
+    elif (
+        table == "daily_counts"
+    ):  # of rates by user; what they did to others' counts is counted anew by 'samples'
+        key, who = "value", person.select(F.col("user_id").alias("value"))
     elif "sample_id" in rows.columns and samples is not None:
         key, who = "sample_id", samples
     else:

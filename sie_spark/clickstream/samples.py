@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream import timeline
 from sie_spark.clickstream.attribution import click_delay, clicks, conversions
+from sie_spark.clickstream.days import Facts, facts_by_date, label_counts, newest_times, refresh_daily_counts
 from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
@@ -23,7 +24,7 @@ from sie_spark.clickstream.shown import (
     unpacked,
 )
 from sie_spark.clickstream.staging import FOLDER, clear
-from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, event_dates, maturing
+from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
     cluster_again,
@@ -80,7 +81,8 @@ def run(ctx: Context) -> StageResult:
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
     with session_settings(ctx.spark, EXPRESSIONS):
         events = catalog.read("events", version=version)
-        have, newest = event_dates(ctx.spark, events)
+        days = facts_by_date(ctx, "events", version, newest_times)
+        have, newest = sorted(days), max(filter(None, days.values()), default=None)
         if not have:
             raise DataError(
                 "table events holds no row: nothing was ingested but rejected records",
@@ -93,7 +95,10 @@ def run(ctx: Context) -> StageResult:
             dates = _written(ctx, _restrict(ctx, have), events, newest, fingerprint, everything=True)
         else:
             dates = _written(ctx, _restrict(ctx, stale), events, newest, fingerprint, everything=False)
-    details = {**_totals(catalog.read("impressions")), "dates_rebuilt": dates}
+        if ctx.config.dataset.history.rates:
+            refresh_daily_counts(ctx)
+        counted = facts_by_date(ctx, "impressions", catalog.version("impressions"), label_counts)
+    details = {**_totals(counted), "dates_rebuilt": dates}
     ctx.save_details(JOB, details)
     left = set(stale if stale is not None else have) - set(_restrict(ctx, have))
     if not left:
@@ -223,7 +228,8 @@ def _replace(ctx: Context, frame: DataFrame, dates: list[str], fingerprint: str,
     )
     if dataset.layout == "partition" and whole:
         writer = writer.partitionBy("event_date")
-    stamp = metadata(job=JOB, fingerprint=fingerprint, dates=json.dumps(dates))
+    # a whole table anew names no dates: those that it had before may be gone
+    stamp = metadata(job=JOB, fingerprint=fingerprint, **({} if whole else {"dates": json.dumps(dates)}))
     with commit_metadata(ctx.spark, stamp):
         retried(lambda: writer.save(catalog.path("impressions")))
         if whole and dataset.layout == "cluster":  # an overwritten schema has no clustering
@@ -247,12 +253,14 @@ def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[
 def _rates(ctx: Context, rows: DataFrame, first: str, fingerprint: str) -> DataFrame:
     history = ctx.config.dataset.history
     counts = daily_counts(rows, history.rates)
-    if ctx.catalog.exists("impressions"):
-        held = ctx.catalog.read("impressions").where(F.col("event_date") < F.lit(first).cast("date"))
-        if set(history.rates) <= set(held.columns) and first > "1990":
-            counts = counts.unionByName(daily_counts(held, history.rates))
+    held = refresh_daily_counts(ctx)
+    start = F.lit(first).cast("date")
+    if held is not None:
+        earlier = held.where(F.col("event_date") < start).groupBy("which", "value")
+        sums = earlier.agg(F.sum("shown").alias("shown"), F.sum("clicked").alias("clicked"))
+        counts = counts.unionByName(sums.withColumn("event_date", F.date_sub(start, 1)))
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
-    table = rate_table(counts, history.rate_strength)
+    table = rate_table(counts, history.rate_strength).where(F.col("day") >= start)
     table.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
     return ctx.spark.read.format("delta").load(path)
 
@@ -279,17 +287,14 @@ def _mature(newest: str | None, hours: float) -> Column:
     return F.coalesce(age >= F.lit(int(hours * 3_600_000_000)), F.lit(True))
 
 
-def _totals(impressions: DataFrame) -> dict[str, Any]:
-    """What the report says of the impressions; a row a date and position is collected."""
-    place = F.least(F.coalesce("position", F.lit(0)), F.lit(50)).alias("position")
-    counted = impressions.groupBy("event_date", place).agg(
-        F.count("*"), F.sum("click"), F.sum("conversion"), F.sum(F.col("label_mature").cast("int"))
-    )
+def _totals(counted: Facts) -> dict[str, Any]:
+    """What the report says of the impressions."""
     by_date: dict[str, list[int]] = {}
     by_position: dict[int, list[int]] = {}
-    for day, position, *counts in counted.collect():
-        for sums in (by_date.setdefault(str(day), [0] * 4), by_position.setdefault(int(position), [0] * 4)):
-            sums[:] = [have + int(value or 0) for have, value in zip(sums, counts, strict=True)]
+    for day, positions in counted.items():
+        for position, counts in positions.items():
+            for sums in (by_date.setdefault(day, [0] * 4), by_position.setdefault(int(position), [0] * 4)):
+                sums[:] = [have + value for have, value in zip(sums, counts, strict=True)]
     names = ("impressions", "clicks", "conversions", "mature")
     total = [sum(row[index] for row in by_date.values()) for index in range(4)]
     if not total[0]:
@@ -314,7 +319,8 @@ def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped:
     metrics = {name: float(details[name]) for name in names if name in details}
     if metrics.get("impressions"):
         metrics["click_rate"] = metrics["clicks"] / metrics["impressions"]
-    outputs = {"impressions": ctx.catalog.ref("impressions")}
+    made = ["impressions", *(["daily_counts"] if ctx.catalog.exists("daily_counts") else [])]
+    outputs = {name: ctx.catalog.ref(name) for name in made}
     inputs = {"events": source}
     return StageResult(inputs=inputs, outputs=outputs, metrics=metrics, details=details, skipped=skipped)
 

@@ -7,16 +7,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.platform.catalog import MAINTENANCE, Catalog
 from sie_spark.platform.config import Dataset
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,11 @@ class Reach:
 
 
 def changed_dates(catalog: Catalog, name: str, after: int, upto: int) -> list[str] | None:
-    """Dates that the commits (after, upto] of a table touched; None when a commit does not say."""
-    if after >= upto:
+    """Dates that the commits (after, upto] of a table touched; None when a commit does not say.
+
+    None too for ``after > upto``: the table was made anew.
+    """
+    if after == upto:
         return []
     history = catalog.spark.sql(f"DESCRIBE HISTORY {catalog.sql_name(name)}")
     rows = history.where((F.col("version") > after) & (F.col("version") <= upto)).select(
@@ -94,10 +93,3 @@ def date_digests(frame: DataFrame) -> dict[str, tuple[int, int]]:
     hashed = F.xxhash64(*[F.col(name) for name in columns]).cast("decimal(38,0)")
     rows = frame.groupBy("event_date").agg(F.count("*"), F.sum(hashed)).collect()  # a row a date
     return {str(row[0]): (int(row[1]), int(row[2])) for row in rows}
-
-
-def event_dates(spark: SparkSession, events: DataFrame) -> tuple[list[str], str | None]:
-    """The dates that have events, and the time of the newest event (ISO), which labels age against."""
-    rows = events.groupBy("event_date").agg(F.max("event_ts").cast("string")).collect()  # a row a date
-    times = [row[1] for row in rows if row[1]]
-    return sorted(str(row[0]) for row in rows), max(times, default=None)

@@ -47,6 +47,7 @@ TABLES: dict[str, TableSpec] = {
     "events": TableSpec("ingest"),
     "quarantine": TableSpec("ingest"),
     "impressions": TableSpec("samples"),
+    "daily_counts": TableSpec("samples"),
     "samples": TableSpec("encode", ("split", "event_date")),
     "scores": TableSpec("score", ("event_date",)),
     # read by torch straight from Parquet: neither deletion vectors nor column mapping
@@ -70,6 +71,7 @@ class Catalog:
     def __init__(self, spark: SparkSession, root: Root) -> None:
         self.spark = spark
         self.root = root
+        self._rows: dict[tuple[str, int], int] = {}  # of a version they never change
 
     def path(self, name: str) -> str:
         """Where a table lies."""
@@ -121,8 +123,9 @@ class Catalog:
         commits = sorted(history.select("version", "operation").collect(), reverse=True)  # at most RECENT
         version = int(commits[0][0])
         changed = (int(number) for number, operation in commits if operation not in MAINTENANCE)
-        rows = self.read(name, version=version).count()
-        return TableRef(self.path(name), version, rows, next(changed, version))
+        if (name, version) not in self._rows:
+            self._rows[name, version] = self.read(name, version=version).count()
+        return TableRef(self.path(name), version, self._rows[name, version], next(changed, version))
 
     def fingerprint(self, name: str, *, scope: str = "") -> str | None:
         """The fingerprint that the newest data commit of this scope carries, or None."""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,11 @@ def test_dates_back_fill(make_context, tmp_path: Path) -> None:
     assert result.details["outside_dates"] == 2
     whole = make_context(settings(log), root=Path(ctx.root.uri))
     assert ingest.run(whole).rows.as_dict() == {"read": 5, "kept": 2, "quarantined": 0, "duplicate": 3}
+    # literal dates prune the MERGE: files of other dates are not opened, they may even be gone
+    shutil.rmtree(Path(ctx.catalog.path("events")) / "event_date=2024-03-01")
+    later = write(tmp_path / "later.json", event("later", ts=START + 3 * DAY), event("3", ts=START + 3 * DAY))
+    held = ingest.run(make_context(settings(later), root=Path(ctx.root.uri))).rows
+    assert held.as_dict() == {"read": 2, "kept": 1, "quarantined": 0, "duplicate": 1}
 
 
 def test_commits_say_what_they_are_and_bad_rows_cannot_be_written(

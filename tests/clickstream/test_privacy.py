@@ -111,8 +111,8 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
         '{"user": "Xanthippe", "torn',
         '{"user": "Xanthippes", "torn',
     )
-    config = settings(log, impressions={"event": "event_type = 'view'"}, history={"types": ["view"]})
-    ctx = make_context(config)
+    history = {"types": ["view"], "rates": ["user_id"]}
+    ctx = make_context(settings(log, impressions={"event": "event_type = 'view'"}, history=history))
     ingest.run(ctx)
     samples.run(ctx)
     # what later stages would have made
@@ -123,14 +123,17 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     encoder, _ = Encoder((Category("user_id", "user_id", "string", people),)).save(ctx.root)
 
     result = forget.run(ctx, user="Xanthippe", at_once=True)
-    assert result.details["removed"] == {"samples": 1, "impressions": 1, "quarantine": 2, "events": 1}
+    counts = {"quarantine": 2, "daily_counts": 1}
+    assert result.details["removed"] == {"samples": 1, "impressions": 1, "events": 1, **counts}
     assert result.details["vocabularies"] == [encoder]
     held = Encoder.current(ctx.root)
     assert held is not None and oracle("Xanthippe") not in json.dumps(held.as_dict())
     assert [held.transform_row({"user_id": oracle(n)})["cat"] for n in ("Diotima", "Xanthippe")] == [[1], [0]]
     assert result.details["had_seen"] == {"training_sets": ["samples"], "models": {"reference": "abc"}}
-    assert set(result.details["no_longer_rebuilt"]) == {"samples", "impressions", "events"}
-    for table, left in (("events", 1), ("impressions", 1), ("samples", 1), ("quarantine", 1)):
+    assert set(result.details["no_longer_rebuilt"]) == {"samples", "impressions", "events", "daily_counts"}
+    # of daily counts one more row: those of all users together
+    kept = {"events": 1, "impressions": 1, "samples": 1, "quarantine": 1, "daily_counts": 2}
+    for table, left in kept.items():
         frame = ctx.catalog.read(table)
         assert frame.count() == left
         current = {Path(file.split(":", 1)[-1]).name for file in frame.inputFiles()}
@@ -183,14 +186,24 @@ def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypa
 def test_upkeep_keeps_rows_and_lets_verbatim_text_go(make_context, tmp_path: Path, spark) -> None:
     ctx = make_context(settings(write(tmp_path / "log.json", event("1"), '{"torn'), unparsed_days=0))
     ingest.run(ctx)
+    for _ in range(2):  # three small files of one date
+        ctx.catalog.read("events").limit(1).write.format("delta").mode("append").save(
+            ctx.catalog.path("events")
+        )
     before = rows(ctx.catalog.read("events"))
     ctx.root.write_bytes(b"{}", "_staging", "abandoned.json")
     result = maintain.run(ctx)
     assert not ctx.root.entries("_staging")
-    assert rows(ctx.catalog.read("events")) == before
+    assert rows(ctx.catalog.read("events")) == before and len(before) == 3
+    assert result.details["events"] == {"files_added": 1, "files_removed": 3}
     assert result.details["unparsed_texts_removed"] == 1
     held = rows(ctx.catalog.read("quarantine"))
     assert len(held) == 1 and held[0]["unparsed"] is None and held[0]["reasons"] == ["unparsable"]
+    wrong = ctx.catalog.read("quarantine").selectExpr(
+        "* EXCEPT (reasons)", "array()::array<string> AS reasons"
+    )
+    with pytest.raises(Exception, match=r"CHECK constraint|DELTA_VIOLATE_CONSTRAINT"):
+        wrong.write.format("delta").mode("append").save(ctx.catalog.path("quarantine"))
     spark.sql(f"ALTER TABLE {ctx.catalog.sql_name('events')} DROP CONSTRAINT rate")
     with pytest.raises(DataError, match="lost delta.constraints.rate"):
         maintain.run(ctx)

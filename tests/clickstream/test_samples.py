@@ -1,7 +1,7 @@
 """Samples: labels and history against slow derivations in plain Python, and no look into the future."""
 
 import random
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -208,7 +208,7 @@ def read_shop(ctx) -> dict[str, dict]:
     return {keys[row["event_id"]]: row for row in rows(ctx.catalog.read("impressions"))}
 
 
-def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_path: Path) -> None:
+def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_path: Path, monkeypatch) -> None:
     log = tmp_path / "log"
     write(log / "1.json", *shop_log())
     ctx = make_context(settings(log, **SHOP))
@@ -238,7 +238,21 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     # bob's purchase of day 3 arrives late: only the date of his click changes
     write(log / "2.json", event("b4", kind="buy", ts=START + 3 * DAY + 1, user="bob"))
     ingest.run(ctx)
+    read: list[tuple[str, list[str]]] = []
+
+    def spied(name: str, measure):
+        def spy(frame):
+            facts = measure(frame)
+            read.append((name, sorted(facts)))
+            return facts
+
+        return spy
+
+    for name in ("newest_times", "label_counts"):
+        monkeypatch.setattr(samples, name, spied(name, getattr(samples, name)))
     second = samples.run(ctx)
+    # only what changed is read again: events of one date, impressions of another
+    assert read == [("newest_times", ["2024-03-04"]), ("label_counts", ["2024-03-03"])]
     assert second.details["dates_rebuilt"] == ["2024-03-03"]
     after = read_shop(ctx)
     assert after["s4"]["conversion"] == 1 and after["s4"]["conversion_delay_s"] == DAY + 1 - 9
@@ -249,13 +263,28 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     # a late impression of day 1 changes the rates of every later day, and nothing before
     write(log / "3.json", event("s6", kind="shown", ts=START + DAY + 7, session="s6", user="kim"))
     ingest.run(ctx)
-    third = samples.run(ctx)
-    assert third.details["dates_rebuilt"] == ["2024-03-02", "2024-03-03", "2024-03-04"]
+    refreshes = iter([samples.refresh_daily_counts])
+    with monkeypatch.context() as patch:  # killed when the impressions are written and their counts are not
+
+        def first_only(ctx):
+            return next(refreshes)(ctx)
+
+        patch.setattr(samples, "refresh_daily_counts", first_only)
+        with pytest.raises(StopIteration):
+            samples.run(ctx)
+    assert samples.run(ctx).details["dates_rebuilt"] == []
+    changed = {key for key, row in read_shop(ctx).items() if row != after.get(key)}
+    assert changed == {"s6", "s4", "s5"}  # s4 and s5 for their rates
     whole = make_context(settings(log, **SHOP), root=tmp_path / "whole")
     (tmp_path / "whole" / ".pseudonym_key").write_bytes((Path(ctx.root.uri) / ".pseudonym_key").read_bytes())
     ingest.run(whole)
-    samples.run(whole)
+    at_once = samples.run(whole)
     assert read_shop(whole) == read_shop(ctx)  # step by step and all at once: the same rows
+    counts = [sorted(map(tuple, one.catalog.read("daily_counts").collect())) for one in (whole, ctx)]
+    assert counts[0] == counts[1] and ("item_id", "i1", date(2024, 3, 2), 2, 0) in counts[0]
+    totals = ("impressions", "clicks", "conversions", "mature", "by_date", "by_position")
+    step_by_step = ctx.load_details("samples")
+    assert {name: step_by_step[name] for name in totals} == {name: at_once.details[name] for name in totals}
 
 
 def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: Path) -> None:
@@ -342,6 +371,15 @@ def test_a_list_without_a_session_is_ranked_and_has_no_history(make_context, tmp
     for table in ("events", "impressions", "quarantine"):
         detail = ctx.spark.sql(f"DESCRIBE DETAIL {ctx.catalog.sql_name(table)}").first()
         assert list(detail["clusteringColumns"]) == ["event_date"] and not detail["partitionColumns"]
+    for column, bad in {
+        "click": "2",
+        "conversion": "-1",
+        "sampling_rate": "0D",
+        "impression_id": "NULL::string",
+    }.items():
+        wrong = ctx.catalog.read("impressions").selectExpr(f"* EXCEPT ({column})", f"{bad} AS {column}")
+        with pytest.raises(Exception, match=r"CHECK constraint|DELTA_VIOLATE_CONSTRAINT"):
+            wrong.write.format("delta").mode("append").save(ctx.catalog.path("impressions"))
 
 
 def test_rates_that_start_from_nothing_are_said(make_context, tmp_path: Path, monkeypatch) -> None:

@@ -168,13 +168,18 @@ def test_delta_and_a_declared_sampling_rate(make_context, tmp_path: Path, spark)
     assert ingest.run(ctx).skipped
 
 
-def test_only_what_is_new(make_context, tmp_path: Path) -> None:
+def test_only_what_is_new(make_context, tmp_path: Path, monkeypatch) -> None:
     log = tmp_path / "log"
     write(log / "1.json", event("a"), "torn")
     ctx = make_context(settings(log, source={"incremental": True, "on_new_column": "refuse"}))
     assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
     assert ingest.run(ctx).skipped
     write(log / "2.json", event("a"), event("b"))
+    with monkeypatch.context() as patch:  # killed when they have landed and are not published
+        patch.setattr(ingest, "stage", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ingest.run(ctx)
+    assert set(kept(ctx)) == {"a"}
     assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 0, "duplicate": 1}
     assert set(kept(ctx)) == {"a", "b"}
     write(log / "3.json", event("c") | {"extra_field": 1})
@@ -205,7 +210,7 @@ def test_two_overlapping_batches_at_once(make_context, tmp_path: Path, spark) ->
 
 @pytest.mark.slow
 def test_a_killed_process_and_two_at_once(tmp_path: Path) -> None:
-    """Real processes: one is killed while it stages, then two run over one root at the same time."""
+    """Real processes over one root at the same time: the first is killed while it stages, the other goes on."""
     log = write(tmp_path / "log.json", *[event(str(n)) for n in range(2000)], *["torn"] * 3)
     config = tmp_path / "log.yaml"
     config.write_text(json.dumps(settings(log)))
@@ -220,17 +225,18 @@ def test_a_killed_process_and_two_at_once(tmp_path: Path) -> None:
         str(tmp_path / "root"),
     ]
     command += ["--set", "session.cores=1", "--set", "session.memory=1g"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    staged = tmp_path / "root" / "_staging"
-    while process.poll() is None and not list(staged.glob("*/*")):
-        time.sleep(0.1)
-    process.kill()
-    assert process.wait() != 0 and list(staged.glob("*/*"))
+    logs = [tmp_path / "1.log", tmp_path / "2.log"]
     both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for _ in range(2)
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log.open("w"), text=True) for log in logs
     ]
-    lines = [json.loads(process.communicate(timeout=500)[0].splitlines()[-1]) for process in both]
-    assert all(result["ok"] for result in lines)
-    assert {result["outputs"]["events"]["rows"] for result in lines} == {2000}
-    assert {result["outputs"]["quarantine"]["rows"] for result in lines} == {1}
+    staged = tmp_path / "root" / "_staging"
+    while None is both[0].poll() is both[1].poll() and not list(staged.glob("*/*")):
+        time.sleep(0.1)
+    waiting = ["waiting for it" in log.read_text() for log in logs]
+    assert sorted(waiting) == [False, True]
+    first, second = sorted(both, key=lambda process: waiting[both.index(process)])
+    first.kill()
+    assert first.wait() != 0 and list(staged.glob("*/*"))
+    result = json.loads(second.communicate(timeout=500)[0].splitlines()[-1])
+    assert result["ok"], result
+    assert (result["outputs"]["events"]["rows"], result["outputs"]["quarantine"]["rows"]) == (2000, 1)

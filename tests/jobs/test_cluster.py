@@ -33,14 +33,15 @@ def settings() -> list[str]:
     return [word for pair in SMALL for word in ("--set", pair)]
 
 
-def run(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+def run(command: list[str], environment: dict[str, str]) -> str:
+    """Run a job to its good end; returns its progress and logs."""
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=REPOSITORY, env=environment
     )
     assert done.returncode == 0, done.stderr[-4000:]
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert said["ok"], said
-    return said
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_spark_submit_gives_the_tables_of_local_mode(
     (tmp_path / "history").mkdir()
     monkeypatch.setenv("SIE_PSEUDONYM_KEY", environment["SIE_PSEUDONYM_KEY"])
     cluster, local = tmp_path / "cluster", tmp_path / "local"
-    run(
+    said = run(
         [*submit, "--config", "simulated", *settings(), "--environment", "cluster", "--root", str(cluster)],
         environment,
     )
@@ -102,6 +103,18 @@ def test_spark_submit_gives_the_tables_of_local_mode(
     for word in (key, *padded):
         forms = (word, word.hex().encode(), word.hex().upper().encode(), base64.b64encode(word)[:-4])
         assert not [form for form in forms for log in logs if form in log]
+
+    raw = (
+        spark.read.json(f"{cluster}/raw").where("length(user_id) > 4").select("user_id").distinct().limit(50)
+    )
+    users = [row[0].encode() for row in raw.collect()]
+    assert len(users) == 50
+    name = re.compile(rb"(?<!\w)(" + b"|".join(users) + rb")(?!\w)")
+    files = [file for file in cluster.rglob("*") if file.is_file()]
+    kept = [file for file in files if file.relative_to(cluster).parts[0] not in ("raw", "tables")]
+    assert {"mlflow.db", "report.html"} <= {file.name for file in kept}
+    for text in (*logs, said.encode(), *[file.read_bytes() for file in kept]):
+        assert not name.search(text)
 
     here = (*SMALL, "training.distributed=false")
     ctx = make_context("simulated", root=local, overrides=here, source=str(local / "raw"))

@@ -1,0 +1,93 @@
+"""What a table says of each of its dates, kept, so that a run reads only the dates that changed since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.rates import daily_counts
+from sie_spark.clickstream.stale import changed_dates
+from sie_spark.clickstream.tables import dates_in, retried
+from sie_spark.platform.config.load import digest
+from sie_spark.platform.context import Context
+from sie_spark.platform.root import read_bytes
+
+Facts = dict[str, Any]  # ISO date: JSON value
+POSITIONS = 50  # further down the list counts as one
+
+
+def facts_by_date(ctx: Context, table: str, version: int, measure: Callable[[DataFrame], Facts]) -> Facts:
+    """``measure`` of every date of a table at a version.
+
+    Parameters
+    ----------
+    measure:
+        gives the facts of the dates that are among the rows; called for all rows at first, and where the
+        commits since do not say which dates they changed.
+    """
+    place = ("state", f"days-{table}.json")
+    held = json.loads(read_bytes(ctx.root.path(*place))) if ctx.root.exists(*place) else None
+    changed = changed_dates(ctx.catalog, table, held["version"], version) if held else None
+    rows = ctx.catalog.read(table, version=version)
+    if held is None or changed is None:
+        facts = measure(rows)
+    elif changed:
+        facts = {day: value for day, value in held["days"].items() if day not in changed}
+        facts |= measure(rows.where(dates_in(changed)))
+    else:
+        facts = held["days"]
+    if held is None or held["version"] != version:
+        ctx.root.write_bytes(json.dumps({"version": version, "days": facts}).encode(), *place)
+    return facts
+
+
+def newest_times(events: DataFrame) -> Facts:
+    """The newest event's time (ISO text) of each date, or null."""
+    rows = events.groupBy("event_date").agg(F.max("event_ts").cast("string")).collect()  # a row a date
+    return {str(day): newest for day, newest in rows}
+
+
+def label_counts(impressions: DataFrame) -> Facts:
+    """Impressions, clicks, conversions and mature labels of each date, by position (0: unknown)."""
+    place = F.least(F.coalesce("position", F.lit(0)), F.lit(POSITIONS)).alias("position")
+    counted = impressions.groupBy("event_date", place).agg(
+        F.count("*"), F.sum("click"), F.sum("conversion"), F.sum(F.col("label_mature").cast("int"))
+    )
+    facts: Facts = {}
+    for day, position, *sums in counted.collect():  # a row a date and position
+        facts.setdefault(str(day), {})[str(position)] = [int(value or 0) for value in sums]
+    return facts
+
+
+def refresh_daily_counts(ctx: Context) -> DataFrame | None:
+    """Bring table ``daily_counts`` to agree with ``impressions``: only dates that changed are counted.
+
+    Returns the table, or None where there are no impressions, or none that have these rates' columns. The
+    commit itself says which version it agrees with, so a run killed before it counts those dates again.
+    """
+    catalog, rates = ctx.catalog, ctx.config.dataset.history.rates
+    if not catalog.exists("impressions"):
+        return None
+    version = catalog.version("impressions")
+    impressions = catalog.read("impressions", version=version)
+    if not set(rates) <= set(impressions.columns):
+        return None
+    settings = digest(sorted(rates))
+    agrees, _, made_by = (catalog.fingerprint("daily_counts") or "").partition(":")
+    changed = changed_dates(catalog, "impressions", int(agrees), version) if made_by == settings else None
+    if changed != []:
+        where = None if changed is None else dates_in(changed)
+        counts = daily_counts(impressions.where(where) if where else impressions, rates)
+        # a task writes a file for every date it holds: gather them
+        counts = counts.hint("rebalance", "event_date")
+        fingerprint = f"{version}:{settings}"
+        retried(
+            lambda: catalog.replace(
+                counts, "daily_counts", where=where, fingerprint=fingerprint, job="samples"
+            )
+        )
+    return catalog.read("daily_counts")
