@@ -136,9 +136,8 @@ def _as_of_first(frame: DataFrame, names: Sequence[str], keys: Sequence[str], *,
     return first.withColumns({name: F.col("_first")[name] for name in names}).drop("_first")
 
 
-def list_history(settings: History) -> dict[str, Column]:
+def list_history(settings: History, whole: WindowSpec) -> dict[str, Column]:
     """What the history of its items says of a whole list (bigint, double, int places)."""
-    whole = Window.partitionBy(SESSION, "list_id", "event_ts")
     columns: dict[str, Column] = {}
     if settings.types:
         total = F.sum(EVENTS).over(whole)

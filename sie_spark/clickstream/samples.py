@@ -22,6 +22,7 @@ from sie_spark.clickstream.shown import (
     sessionised,
     shown,
     unpacked,
+    whole_list,
 )
 from sie_spark.clickstream.staging import FOLDER, clear
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
@@ -152,7 +153,7 @@ def build(
     if settings.list_relative or settings.items:
         rows, of_lists = list_relative(rows, settings.list_relative)
     if remembers:
-        of_lists |= list_history(history)
+        of_lists |= list_history(history, whole_list(settings.list_relative))
     rows = unpacked(rows.withColumns(of_lists).drop(*INTERNAL))
     if rates is not None:
         rows = with_rates(rows, rates, history.rates)

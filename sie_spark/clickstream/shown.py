@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.failures import nearest
@@ -119,23 +119,40 @@ def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:
     return chosen
 
 
-def list_relative(frame: DataFrame, names: list[str]) -> tuple[DataFrame, dict[str, Column]]:
+def whole_list(names: Sequence[str]) -> WindowSpec:
+    """The list of a shown item, whole.
+
+    Sorted as the ranks of the last number are: one pass gives both, and a sum of that number does not depend on
+    the order in which a shuffle brought its rows.
+    """
+    lists = Window.partitionBy(SESSION, "list_id", "event_ts")
+    if not names:
+        return lists
+    rows = (Window.unboundedPreceding, Window.unboundedFollowing)
+    return lists.orderBy(F.col(_sorted(names[-1])).asc_nulls_last()).rowsBetween(*rows)
+
+
+def list_relative(frame: DataFrame, names: Sequence[str]) -> tuple[DataFrame, dict[str, Column]]:
     """``<name>_rank`` (1 = least) for each number; and ``list_size`` and ``<name>_ratio`` to the list's mean.
 
-    A missing number has neither and takes no part in the others' ranks. The ranks are added: rows sorted for
-    them are sorted for whole lists too. The others are given back, to be added with all that one pass over
-    the lists can compute.
+    A missing number has neither and takes no part in the others' ranks. The columns are given back, to be
+    added together with whatever else :func:`whole_list` gives; the frame has the numbers they are sorted by.
     """
-    within = Window.partitionBy(SESSION, "list_id", "event_ts")
-    columns: dict[str, Column] = {"list_size": F.count("*").over(within).cast("int")}
+    lists, whole = Window.partitionBy(SESSION, "list_id", "event_ts"), whole_list(names)
+    numbers = {_sorted(name): F.col(name).cast("double") for name in names}
+    known = {name: F.when(~F.isnan(value), value) for name, value in numbers.items()}
+    columns: dict[str, Column] = {"list_size": F.count("*").over(whole).cast("int")}
     for name in names:
-        value = F.col(name).cast("double")
-        there = value.isNotNull() & ~F.isnan(value)
-        rank = F.rank().over(within.orderBy(F.when(there, value).asc_nulls_last()))
-        frame = frame.withColumn(f"{name}_rank", F.when(there, rank).cast("int"))
-        mean = F.avg(F.when(there, value)).over(within)
-        columns[f"{name}_ratio"] = F.when(there & (mean != 0), value / mean)
-    return frame, columns
+        value = F.col(_sorted(name))
+        rank = F.rank().over(lists.orderBy(value.asc_nulls_last()))
+        mean = F.avg(value).over(whole)
+        columns[f"{name}_rank"] = F.when(value.isNotNull(), rank).cast("int")
+        columns[f"{name}_ratio"] = F.when(value.isNotNull() & (mean != 0), value / mean)
+    return frame.withColumns(known), columns
+
+
+def _sorted(name: str) -> str:
+    return f"_sorted_{name}"
 
 
 def packed(rows: DataFrame, needed: Iterable[str]) -> DataFrame:
