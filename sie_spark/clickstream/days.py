@@ -18,6 +18,7 @@ from sie_spark.platform.root import read_bytes
 
 Facts = dict[str, Any]  # ISO date: JSON value
 POSITIONS = 50  # further down the list counts as one
+FORMAT = 1  # of what is kept: facts of another format are counted anew
 
 
 def facts_by_date(ctx: Context, table: str, version: int, measure: Callable[[DataFrame], Facts]) -> Facts:
@@ -29,19 +30,22 @@ def facts_by_date(ctx: Context, table: str, version: int, measure: Callable[[Dat
         gives the facts of the dates that are among the rows; called for all rows at first, and where the
         commits since do not say which dates they changed.
     """
-    place = ("state", f"days-{table}.json")
-    held = json.loads(read_bytes(ctx.root.path(*place))) if ctx.root.exists(*place) else None
+    place, made = ("state", f"days-{table}.json"), [FORMAT, ctx.catalog.identity(table)]
+    held = json.loads(read_bytes(ctx.root.path(*place))) if ctx.root.exists(*place) else {}
+    if held.get("of") != made or ctx.config.run.force:
+        held = {}
     changed = changed_dates(ctx.catalog, table, held["version"], version) if held else None
     rows = ctx.catalog.read(table, version=version)
-    if held is None or changed is None:
+    if changed is None:
         facts = measure(rows)
     elif changed:
         facts = {day: value for day, value in held["days"].items() if day not in changed}
         facts |= measure(rows.where(dates_in(changed)))
     else:
         facts = held["days"]
-    if held is None or held["version"] != version:
-        ctx.root.write_bytes(json.dumps({"version": version, "days": facts}).encode(), *place)
+    if held.get("version") != version:
+        kept = {"of": made, "version": version, "days": facts}
+        ctx.root.write_bytes(json.dumps(kept).encode(), *place)
     return facts
 
 
@@ -53,8 +57,8 @@ def newest_times(events: DataFrame) -> Facts:
 
 def label_counts(impressions: DataFrame) -> Facts:
     """Impressions, clicks, conversions and mature labels of each date, by position (0: unknown)."""
-    place = F.least(F.coalesce("position", F.lit(0)), F.lit(POSITIONS)).alias("position")
-    counted = impressions.groupBy("event_date", place).agg(
+    place = F.greatest(F.least(F.coalesce("position", F.lit(0)), F.lit(POSITIONS)), F.lit(0))
+    counted = impressions.groupBy("event_date", place.alias("position")).agg(
         F.count("*"), F.sum("click"), F.sum("conversion"), F.sum(F.col("label_mature").cast("int"))
     )
     facts: Facts = {}
@@ -76,7 +80,7 @@ def refresh_daily_counts(ctx: Context) -> DataFrame | None:
     impressions = catalog.read("impressions", version=version)
     if not set(rates) <= set(impressions.columns):
         return None
-    settings = digest(sorted(rates))
+    settings = digest([FORMAT, catalog.identity("impressions"), sorted(rates)])
     agrees, _, made_by = (catalog.fingerprint("daily_counts") or "").partition(":")
     changed = changed_dates(catalog, "impressions", int(agrees), version) if made_by == settings else None
     if changed != []:

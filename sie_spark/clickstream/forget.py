@@ -107,9 +107,13 @@ def _sample_ids(ctx: Context, tables: list[str], person: DataFrame) -> DataFrame
     """The ids of the user's samples, from the impressions as they stand now."""
     if "impressions" not in tables:
         return None
+    return _theirs(ctx, person).select(F.xxhash64("impression_id").alias("sample_id")).distinct()
+
+
+def _theirs(ctx: Context, person: DataFrame) -> DataFrame:
+    """A person's impressions as they stand now."""
     rows = ctx.catalog.read("impressions", version=ctx.catalog.version("impressions"))
-    rows = rows.join(F.broadcast(person), "user_id", "left_semi")
-    return rows.select(F.xxhash64("impression_id").alias("sample_id")).distinct()
+    return rows.join(F.broadcast(person), "user_id", "left_semi")
 
 
 def _find(ctx: Context, table: str, person: DataFrame, samples: DataFrame | None) -> Found | None:
@@ -121,8 +125,8 @@ def _find(ctx: Context, table: str, person: DataFrame, samples: DataFrame | None
         key, who = "record_id", theirs.select("record_id").distinct()
     elif (
         table == "daily_counts"
-    ):  # of rates by user; what they did to others' counts is counted anew by 'samples'
-        key, who = "value", person.select(F.col("user_id").alias("value"))
+    ):  # their dates whole, for a query can be theirs alone: 'samples' counts them anew
+        key, who = "event_date", _theirs(ctx, person).select("event_date").distinct()
     elif "sample_id" in rows.columns and samples is not None:
         key, who = "sample_id", samples
     else:

@@ -74,9 +74,9 @@ def run(ctx: Context) -> StageResult:
     """
     catalog = ctx.catalog
     source = catalog.ref("events")
-    version = source.version
+    version, table = source.version, catalog.identity("events")
     mapping = settings_digest(ctx)
-    fingerprint = ctx.fingerprint(JOB, mapping=mapping, events=version, dates=_asked(ctx))
+    fingerprint = ctx.fingerprint(JOB, mapping=mapping, table=table, events=version, dates=_asked(ctx))
     state = _state(ctx)
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
@@ -89,7 +89,7 @@ def run(ctx: Context) -> StageResult:
                 "table events holds no row: nothing was ingested but rejected records",
                 remedy="look at table quarantine: every row says why it was rejected",
             )
-        now = {"mapping": mapping, "events": version, "newest": newest}
+        now = {"mapping": mapping, "table": table, "events": version, "newest": newest}
         stale = _stale(ctx, state, now, have)
         _warn_of_rates(ctx, have)
         if stale is None:
@@ -110,9 +110,18 @@ def run(ctx: Context) -> StageResult:
 
 
 def build(
-    ctx: Context, events: DataFrame, dates: list[str], newest: str | None, fingerprint: str
+    ctx: Context,
+    events: DataFrame,
+    dates: list[str],
+    newest: str | None,
+    fingerprint: str,
+    *,
+    whole: bool = False,
 ) -> DataFrame:
-    """The impressions of ``dates`` (a contiguous stretch gives the same rows as each date alone)."""
+    """The impressions of ``dates`` (a contiguous stretch gives the same rows as each date alone).
+
+    ``whole``: the table is made anew, and what it holds of earlier dates says nothing.
+    """
     dataset = ctx.config.dataset
     settings, history = dataset.impressions, dataset.history
     reach = Reach.of(dataset)
@@ -135,7 +144,10 @@ def build(
     if settings.click_event is not None and (history.rates or not shared):
         clicked = clicks(rows, near, settings.click_event)
     own = F.col("event_date") >= F.lit(dates[0]).cast("date")
-    rates = _rates(ctx, clicked.where(own), dates[0], fingerprint) if history.rates else None
+    rates = None
+    if history.rates:
+        held = None if whole else refresh_daily_counts(ctx)
+        rates = _rates(ctx, clicked.where(own), held, dates[0], fingerprint)
     matched = {name for a in attributions for name in a.match}
     needed = {*USED, *settings.list_relative, *matched, *(f"_m_{name}" for name in [*matched, "event_type"])}
     rows, clicked = packed(rows, needed), packed(clicked, needed)
@@ -197,11 +209,10 @@ def _written(
     """Build and replace the dates; of single dates only those whose rows differ. Returns what was replaced."""
     if not dates:
         return []
-    frame = build(ctx, events, dates, newest, fingerprint)
+    whole = everything and not (ctx.config.run.date_from or ctx.config.run.date_to)
+    frame = build(ctx, events, dates, newest, fingerprint, whole=whole)
     if everything:
-        _replace(
-            ctx, frame, dates, fingerprint, whole=not (ctx.config.run.date_from or ctx.config.run.date_to)
-        )
+        _replace(ctx, frame, dates, fingerprint, whole=whole)
         return dates
     path = ctx.root.path(FOLDER, fingerprint)
     frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
@@ -240,7 +251,7 @@ def _replace(ctx: Context, frame: DataFrame, dates: list[str], fingerprint: str,
 def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[str]) -> list[str] | None:
     """Dates to rebuild, or None for all of them."""
     rebuild = ctx.config.run.force or not ctx.catalog.exists("impressions")
-    if rebuild or state.get("mapping") != now["mapping"]:
+    if rebuild or any(state.get(name) != now[name] for name in ("mapping", "table")):
         return None
     changed = changed_dates(ctx.catalog, "events", int(state["events"]), now["events"])
     if changed is None:
@@ -251,10 +262,9 @@ def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[
     return sorted(stale)
 
 
-def _rates(ctx: Context, rows: DataFrame, first: str, fingerprint: str) -> DataFrame:
+def _rates(ctx: Context, rows: DataFrame, held: DataFrame | None, first: str, fingerprint: str) -> DataFrame:
     history = ctx.config.dataset.history
     counts = daily_counts(rows, history.rates)
-    held = refresh_daily_counts(ctx)
     start = F.lit(first).cast("date")
     if held is not None:
         earlier = held.where(F.col("event_date") < start).groupBy("which", "value")
@@ -320,7 +330,7 @@ def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped:
     metrics = {name: float(details[name]) for name in names if name in details}
     if metrics.get("impressions"):
         metrics["click_rate"] = metrics["clicks"] / metrics["impressions"]
-    made = ["impressions", *(["daily_counts"] if ctx.catalog.exists("daily_counts") else [])]
+    made = ["impressions", *(["daily_counts"] if ctx.config.dataset.history.rates else [])]
     outputs = {name: ctx.catalog.ref(name) for name in made}
     inputs = {"events": source}
     return StageResult(inputs=inputs, outputs=outputs, metrics=metrics, details=details, skipped=skipped)

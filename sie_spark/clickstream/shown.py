@@ -122,14 +122,16 @@ def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:
 def whole_list(names: Sequence[str]) -> WindowSpec:
     """The list of a shown item, whole.
 
-    Sorted as the ranks of the last number are: one pass gives both, and a sum of that number does not depend on
-    the order in which a shuffle brought its rows.
+    Sorted by its numbers, the last one first: one pass gives the sums and the last one's ranks, and no sum
+    depends on the order in which a shuffle brought the rows.
     """
     lists = Window.partitionBy(SESSION, "list_id", "event_ts")
     if not names:
         return lists
     rows = (Window.unboundedPreceding, Window.unboundedFollowing)
-    return lists.orderBy(F.col(_sorted(names[-1])).asc_nulls_last()).rowsBetween(*rows)
+    return lists.orderBy(*[F.col(_sorted(name)).asc_nulls_last() for name in reversed(names)]).rowsBetween(
+        *rows
+    )
 
 
 def list_relative(frame: DataFrame, names: Sequence[str]) -> tuple[DataFrame, dict[str, Column]]:

@@ -160,8 +160,7 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     )
     value, record, carried = F.col(TEXT), F.col("_sie_record"), [*partitions, FILE, TEXT]
     names = [f"`{name}`" for name in schema.names]
-    values = [_value(record, name, at).alias(name) for at, name in enumerate(schema.names)]
-    frame = frame.select(*carried, record, *values)
+    frame = frame.select(*carried, record, *[record[name].alias(name) for name in schema.names])
     bits = {name: (f"_sie_held_{at // MASK_BITS}", at % MASK_BITS) for at, name in enumerate(schema.names)}
     masks = _masks(bits)
     frame = frame.select(*carried, record, *names, *[mask.alias(name) for name, mask in masks.items()])
@@ -197,12 +196,6 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     )
     raw = typed_from_text(frame, schema, partitions, tuple(masks))
     return replace(raw, bits=bits if settings.columns else {})
-
-
-def _value(record: Column, name: str, at: int) -> Column:
-    """A field of a record: most records name their fields in one order, and then it needs no search."""
-    there = F.get(F.map_keys(record), F.lit(at)) == name
-    return F.when(there, F.get(F.map_values(record), F.lit(at))).otherwise(record[name])
 
 
 def _masks(bits: dict[str, tuple[str, int]]) -> dict[str, Column]:

@@ -51,6 +51,7 @@ CONFLICTS = (
     "ConcurrentWrite",
     "ConcurrentDelete",
     "DELTA_METADATA_CHANGED",
+    "DELTA_PROTOCOL_CHANGED",  # two that make the same table
 )
 ATTEMPTS = 6
 MANY_DATES = 400

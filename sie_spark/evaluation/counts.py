@@ -170,7 +170,8 @@ def group_auc(predictions: DataFrame) -> DataFrame:
         ranked.groupBy("arm", "group_id")
         .agg(
             rows.alias("rows"),
-            ((half_way - clicks * (clicks + 1.0) / 2.0) / (clicks * (rows - clicks))).alias("auc"),
+            # a group of one class is divided before it is left out
+            F.try_divide(half_way - clicks * (clicks + 1.0) / 2.0, clicks * (rows - clicks)).alias("auc"),
             clicks.alias("clicks"),
         )
         .filter((F.col("clicks") > 0) & (F.col("clicks") < F.col("rows")))

@@ -84,8 +84,15 @@ class Catalog:
         return f"delta.`{self.path(name)}`"
 
     def exists(self, name: str) -> bool:
-        """Whether the table has a first commit."""
-        return self.root.exists("tables", name, "_delta_log")
+        """Whether the table has a first commit: a writer that is killed leaves a log without one."""
+        first = ("00000000000000000000.json", "_last_checkpoint")  # old commits are removed in time
+        return any(self.root.exists("tables", name, "_delta_log", file) for file in first)
+
+    def identity(self, name: str) -> str:
+        """What tells a table from another that was made anew in its place, with the same versions."""
+        row = self.spark.sql(f"DESCRIBE DETAIL {self.sql_name(name)}").select("id").first()
+        assert row is not None
+        return str(row[0])
 
     def read(self, name: str, *, version: int | None = None) -> DataFrame:
         """The table, at a version or at its newest.

@@ -123,7 +123,7 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     encoder, _ = Encoder((Category("user_id", "user_id", "string", people),)).save(ctx.root)
 
     result = forget.run(ctx, user="Xanthippe", at_once=True)
-    counts = {"quarantine": 2, "daily_counts": 1}
+    counts = {"quarantine": 2, "daily_counts": 3}  # of their dates all: a value can be theirs alone
     assert result.details["removed"] == {"samples": 1, "impressions": 1, "events": 1, **counts}
     assert result.details["vocabularies"] == [encoder]
     held = Encoder.current(ctx.root)
@@ -131,8 +131,7 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     assert [held.transform_row({"user_id": oracle(n)})["cat"] for n in ("Diotima", "Xanthippe")] == [[1], [0]]
     assert result.details["had_seen"] == {"training_sets": ["samples"], "models": {"reference": "abc"}}
     assert set(result.details["no_longer_rebuilt"]) == {"samples", "impressions", "events", "daily_counts"}
-    # of daily counts one more row: those of all users together
-    kept = {"events": 1, "impressions": 1, "samples": 1, "quarantine": 1, "daily_counts": 2}
+    kept = {"events": 1, "impressions": 1, "samples": 1, "quarantine": 1, "daily_counts": 0}
     for table, left in kept.items():
         frame = ctx.catalog.read(table)
         assert frame.count() == left
@@ -151,6 +150,7 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     assert ingest.run(ctx).skipped
     samples.run(ctx)
     assert ctx.catalog.read("impressions").count() == 1
+    assert {row["value"] for row in rows(ctx.catalog.read("daily_counts"))} == {"", oracle("Diotima")}
     with pytest.raises(DataError, match="no table holds rows of this user"):
         forget.run(ctx, user="Socrates")
 

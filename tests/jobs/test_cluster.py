@@ -92,8 +92,21 @@ def test_spark_submit_gives_the_tables_of_local_mode(
     (tmp_path / "history").mkdir()
     monkeypatch.setenv("SIE_PSEUDONYM_KEY", environment["SIE_PSEUDONYM_KEY"])
     cluster, local = tmp_path / "cluster", tmp_path / "local"
+    here = (*SMALL, "training.distributed=false")
+    ctx = make_context("simulated", root=local, overrides=here, source=str(local / "raw"))
+    first, second = (run_all(ctx, Tracker(ctx.config, ctx.root), simulate=True)[0] for _ in range(2))
+    assert second.skipped and not first.skipped
+    assert second.outputs == first.outputs, "the same command again must not write a version or a row"
+    assert second.metrics["auc_weighted"] == first.metrics["auc_weighted"]
+    assert first.rows is not None
+    rows = first.rows.as_dict()
+    assert rows["read"] == rows["kept"] + rows["quarantined"] + rows["duplicate"] > 0
+
     said = run(
-        [*submit, "--config", "simulated", *settings(), "--environment", "cluster", "--root", str(cluster)],
+        [
+            *(*submit, "--config", "simulated", *settings(), "--environment", "cluster"),
+            *("--source", str(local / "raw"), "--root", str(cluster)),
+        ],
         environment,
     )
     logs = [file.read_bytes() for file in (tmp_path / "history").rglob("*") if file.is_file()]
@@ -104,27 +117,15 @@ def test_spark_submit_gives_the_tables_of_local_mode(
         forms = (word, word.hex().encode(), word.hex().upper().encode(), base64.b64encode(word)[:-4])
         assert not [form for form in forms for log in logs if form in log]
 
-    raw = (
-        spark.read.json(f"{cluster}/raw").where("length(user_id) > 4").select("user_id").distinct().limit(50)
-    )
-    users = [row[0].encode() for row in raw.collect()]
-    assert len(users) == 50
-    name = re.compile(rb"(?<!\w)(" + b"|".join(users) + rb")(?!\w)")
+    raw = spark.read.json(f"{local}/raw").selectExpr("explode(array(user_id, session_id)) AS name")
+    names = raw.where("length(name) > 4").distinct().limit(50).collect()
+    assert len(names) == 50
+    name = re.compile(rb"(?<!\w)(" + b"|".join(row[0].encode() for row in names) + rb")(?!\w)")
     files = [file for file in cluster.rglob("*") if file.is_file()]
-    kept = [file for file in files if file.relative_to(cluster).parts[0] not in ("raw", "tables")]
+    kept = [file for file in files if file.relative_to(cluster).parts[0] != "tables"]
     assert {"mlflow.db", "report.html"} <= {file.name for file in kept}
     for text in (*logs, said.encode(), *[file.read_bytes() for file in kept]):
         assert not name.search(text)
-
-    here = (*SMALL, "training.distributed=false")
-    ctx = make_context("simulated", root=local, overrides=here, source=str(local / "raw"))
-    first, second = (run_all(ctx, Tracker(ctx.config, ctx.root), simulate=True)[0] for _ in range(2))
-    assert second.skipped and not first.skipped
-    assert second.outputs == first.outputs, "the same command again must not write a version or a row"
-    assert second.metrics["auc_weighted"] == first.metrics["auc_weighted"]
-    assert first.rows is not None
-    rows = first.rows.as_dict()
-    assert rows["read"] == rows["kept"] + rows["quarantined"] + rows["duplicate"] > 0
 
     for table, key in COMPARED.items():
         ours, theirs = (

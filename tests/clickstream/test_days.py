@@ -1,0 +1,55 @@
+"""Facts of dates are kept while a table stays the one it was, and no longer."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sie_spark.clickstream.days import facts_by_date, label_counts
+from sie_spark.platform.catalog import metadata
+from tests.clickstream.logs import settings
+
+pytestmark = pytest.mark.spark
+
+
+def test_only_changed_dates_of_the_same_table_are_read_again(make_context, tmp_path: Path, spark) -> None:
+    ctx = make_context(settings(tmp_path / "log.json"))
+    place = Path(ctx.catalog.path("impressions"))
+    looked: list[list[str]] = []
+
+    def write(day: str, position: int, dates: str | None) -> None:
+        row = (position, 1, 0, True)
+        frame = spark.createDataFrame([row], "position int, click int, conversion int, label_mature boolean")
+        frame = frame.selectExpr("*", f"DATE'{day}' AS event_date").write.format("delta").mode("append")
+        more = {} if dates is None else {"dates": dates}
+        stamp = metadata(job="samples", fingerprint="", **more)
+        frame.option("userMetadata", stamp).partitionBy("event_date").save(str(place))
+
+    def facts(context=ctx) -> dict:
+        def measure(frame):
+            found = label_counts(frame)
+            looked.append(sorted(found))
+            return found
+
+        return facts_by_date(context, "impressions", context.catalog.version("impressions"), measure)
+
+    (place / "_delta_log").mkdir(parents=True)  # what a writer leaves that is killed before its first commit
+    assert not ctx.catalog.exists("impressions")
+    write("2024-03-01", 3, None)
+    assert ctx.catalog.exists("impressions")
+    assert facts() == facts() == {"2024-03-01": {"3": [1, 1, 0, 1]}}
+    write("2024-03-02", 70, '["2024-03-02"]')
+    write("2024-03-02", -5, '["2024-03-02"]')
+    second = {"50": [1, 1, 0, 1], "0": [1, 1, 0, 1]}
+    assert facts() == {"2024-03-01": {"3": [1, 1, 0, 1]}, "2024-03-02": second}
+    assert looked == [["2024-03-01"], ["2024-03-02"]]
+    write("2024-03-03", 1, None)  # a commit that does not say which dates it changed
+    assert set(facts()) == {"2024-03-01", "2024-03-02", "2024-03-03"} == set(looked[-1])
+    version = ctx.catalog.version("impressions")
+
+    shutil.rmtree(place)  # made anew, and just as many commits later
+    for _ in range(version + 1):
+        write("2024-04-01", 1, '["2024-04-01"]')
+    again = make_context(settings(tmp_path / "log.json"), root=Path(ctx.root.uri))
+    assert again.catalog.version("impressions") == version
+    assert facts(again) == {"2024-04-01": {"1": [version + 1] * 2 + [0, version + 1]}}
