@@ -18,15 +18,10 @@ INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.facto
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: of two processes the one with the longest file decides when they end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-    # what a slow test of the same file does at large needs not be done at small too
-    small = [item for item in items if item.get_closest_marker("small") and item.path in slow]
-    items[:] = [item for item in items if item not in small]
-    config.hook.pytest_deselected(items=small)
 
 
 @pytest.fixture(scope="session")

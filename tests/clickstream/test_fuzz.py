@@ -101,7 +101,6 @@ def check(make_context, tmp_path: Path, number: int, long: int) -> None:
     assert ingest.run(ctx).skipped
 
 
-@pytest.mark.small
 def test_two_thousand_records(make_context, tmp_path: Path) -> None:
     check(make_context, tmp_path, 2_000, 200_000)
 
