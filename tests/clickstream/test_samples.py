@@ -1,6 +1,7 @@
 """Samples: labels and history against slow derivations in plain Python, and no look into the future."""
 
 import random
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -208,6 +209,12 @@ def read_shop(ctx) -> dict[str, dict]:
     return {keys[row["event_id"]]: row for row in rows(ctx.catalog.read("impressions"))}
 
 
+def take_events(source, root: Path) -> None:
+    """Copy what was ingested, with the key, to another root, and nothing that was made from it."""
+    made = shutil.ignore_patterns("impressions", "daily_counts", "samples.json", "days-*.json")
+    shutil.copytree(source.root.uri, root, ignore=made, dirs_exist_ok=True)
+
+
 def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_path: Path, monkeypatch) -> None:
     log = tmp_path / "log"
     write(log / "1.json", *shop_log())
@@ -275,9 +282,8 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     assert samples.run(ctx).details["dates_rebuilt"] == []
     changed = {key for key, row in read_shop(ctx).items() if row != after.get(key)}
     assert changed == {"s6", "s4", "s5"}  # s4 and s5 for their rates
+    take_events(ctx, tmp_path / "whole")
     whole = make_context(settings(log, **SHOP), root=tmp_path / "whole")
-    (tmp_path / "whole" / ".pseudonym_key").write_bytes((Path(ctx.root.uri) / ".pseudonym_key").read_bytes())
-    ingest.run(whole)
     at_once = samples.run(whole)
     assert read_shop(whole) == read_shop(ctx)  # step by step and all at once: the same rows
     counts = [sorted(map(tuple, one.catalog.read("daily_counts").collect())) for one in (whole, ctx)]
@@ -292,44 +298,45 @@ def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: 
     history = {"types": [], "session": False, "rates": ["item_id"], "rate_strength": 2.0}
     in_session = {**SHOP["impressions"]["conversion_event"], "match": ["session_id", "item_id"]}
     one_line = {**SHOP["impressions"], "conversion_event": in_session}
-    for name, kept, shows in (
-        ("shown too", {"types": ["shown", "click"], "session": True}, one_line),
-        ("rates", history, SHOP["impressions"]),
-    ):
-        shop = {**SHOP, "history": kept, "impressions": shows}
-        log = tmp_path / name / "log"
-        at = lambda day, second: START + day * DAY + second  # noqa: E731
-        first = [
-            event("s1", kind="shown", ts=at(0, 80_000)),
-            event("c1", kind="click", ts=at(0, 80_010)),
-            event("s2", kind="shown", ts=at(1, 10)),
-            event("c2", kind="click", ts=at(1, 20)),
-            event("b2", kind="buy", ts=at(1, 30)),
-            # clicked after midnight: nobody knew of it when the day ended
-            event("s3", kind="shown", ts=at(0, DAY - 60), item="i2", session="s3"),
-            event("c3", kind="click", ts=at(1, 60), item="i2", session="s3"),
-        ]
-        write(log / "1.json", *first)
-        ctx = make_context(settings(log, **shop), root=tmp_path / name / "root")
-        ingest.run(ctx)
-        samples.run(ctx)
-        write(
-            log / "2.json",
-            event("late", kind="shown", ts=at(0, 5), item="i9", session="s9"),
-            event("s4", kind="shown", ts=at(2, 5), item="i2", session="s4"),
-        )
-        ingest.run(ctx)
-        samples.run(ctx)
+    variants = {
+        "shown too": {"history": {"types": ["shown", "click"], "session": True}, "impressions": one_line},
+        "rates": {"history": history, "impressions": SHOP["impressions"]},
+    }
+    log = tmp_path / "log"
+    at = lambda day, second: START + day * DAY + second  # noqa: E731
+    write(
+        log / "1.json",
+        event("s1", kind="shown", ts=at(0, 80_000)),
+        event("c1", kind="click", ts=at(0, 80_010)),
+        event("s2", kind="shown", ts=at(1, 10)),
+        event("c2", kind="click", ts=at(1, 20)),
+        event("b2", kind="buy", ts=at(1, 30)),
+        # clicked after midnight: nobody knew of it when the day ended
+        event("s3", kind="shown", ts=at(0, DAY - 60), item="i2", session="s3"),
+        event("c3", kind="click", ts=at(1, 60), item="i2", session="s3"),
+    )
+    ingested = make_context(settings(log, **SHOP))
+    ingest.run(ingested)
+    for name, shop in variants.items():
+        take_events(ingested, tmp_path / name)
+        samples.run(make_context(settings(log, **{**SHOP, **shop}), root=tmp_path / name))
+    write(
+        log / "2.json",
+        event("late", kind="shown", ts=at(0, 5), item="i9", session="s9"),
+        event("s4", kind="shown", ts=at(2, 5), item="i2", session="s4"),
+    )
+    ingest.run(ingested)
+    for name, shop in variants.items():
+        take_events(ingested, tmp_path / name)
+        ctx = make_context(settings(log, **{**SHOP, **shop}), root=tmp_path / name)
+        assert samples.run(ctx).details["dates_rebuilt"][0] == "2024-03-01"
         held = read_shop(ctx)
         assert {key for key, row in held.items() if row["conversion"]} == {"s2"}
-        whole = make_context(settings(log, **shop), root=tmp_path / name / "whole")
-        (tmp_path / name / "whole" / ".pseudonym_key").write_bytes(
-            (Path(ctx.root.uri) / ".pseudonym_key").read_bytes()
-        )
-        ingest.run(whole)
+        take_events(ingested, tmp_path / name / "whole")
+        whole = make_context(settings(log, **{**SHOP, **shop}), root=tmp_path / name / "whole")
         samples.run(whole)
         assert read_shop(whole) == held
-        if kept.get("rates"):  # s1 clicked on its day, s3 not; "late" not
+        if name == "rates":  # s1 clicked on its day, s3 not; "late" not
             prior = 2 / 4  # of s1, s2, s3, late: the clicks of s1 and s2 were known
             assert held["s4"]["rate_item_id"] == pytest.approx((0 + 2.0 * prior) / (1 + 2.0))
 

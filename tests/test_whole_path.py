@@ -1,4 +1,4 @@
-"""The wheel under a real scheduler gives the same tables as local mode."""
+"""The whole path three ways over the same log: the notebook in local mode, the same again, the wheel on a cluster."""
 
 import base64
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,18 @@ import pyspark
 import pytest
 
 from sie_spark.pipeline import run_all
+from sie_spark.platform.context import Context
 from sie_spark.platform.tracking import Tracker
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = ["simulator.impressions=12000", "simulator.days=3", "evaluation.bootstrap=20", "training.processes=2"]
-SMALL += ["training.min_steps=30", "arms.full=false"]
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOTEBOOK = REPOSITORY / "notebooks" / "quickstart.ipynb"
+KEY = "the same key on both sides"
+SMALL = [
+    "simulator.impressions=12000",
+    "simulator.days=3",
+    "evaluation.bootstrap=20",
+    "training.min_steps=30",
+]
 COMPARED = {
     "events": "event_id",
     "quarantine": "record_id",
@@ -26,11 +34,70 @@ COMPARED = {
     "training_set": "sample_id",
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.spark]
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
 
 
-def settings() -> list[str]:
-    return [word for pair in SMALL for word in ("--set", pair)]
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The notebook after it ran on a small log, in a process and a session of its own, and its root."""
+    here = tmp_path_factory.mktemp("notebook")
+    # the kernel of this very interpreter, whatever kernels the machine knows
+    kernels = here / "jupyter" / "kernels" / "python3"
+    kernels.mkdir(parents=True)
+    argv = f'["{sys.executable}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"]'
+    (kernels / "kernel.json").write_text(f'{{"argv": {argv}, "display_name": "t", "language": "python"}}')
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("simulator.impressions=60000", '", "'.join(SMALL))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(here))
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("JUPYTER_PATH", str(here / "jupyter"))
+        patch.setenv("SIE_PSEUDONYM_KEY", KEY)
+        nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+    return notebook, here / "sie_quickstart"
+
+
+def test_the_notebook_is_stored_without_output() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(code) == 10
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(executed: tuple[Any, Path]) -> None:
+    notebook, root = executed
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "report.html" in "".join(output.get("text", "") for output in code[-1].outputs)
+    assert (root / "report.html").stat().st_size > 20_000
+    figures = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    assert len(figures) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+def test_the_same_again_writes_nothing(
+    executed: tuple[Any, Path], make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, root = executed
+    monkeypatch.setenv("SIE_PSEUDONYM_KEY", KEY)
+    overrides = (*SMALL, "training.distributed=false")
+    ctx = make_context("simulated", root=root, overrides=overrides, source=str(root / "raw"))
+    tables = [folder.name for folder in (root / "tables").iterdir()]
+    before = {table: ctx.catalog.ref(table) for table in tables}
+    details = {file: file.read_bytes() for file in (root / "details").glob("*.json")}
+    again, _ = run_all(ctx, Tracker(ctx.config, ctx.root), simulate=True)
+    assert again.skipped and set(COMPARED) <= set(again.outputs) <= set(before)
+    assert all(ref == before[table] for table, ref in again.outputs.items())
+    assert {table: ctx.catalog.ref(table) for table in tables} == before
+    assert {file: file.read_bytes() for file in (root / "details").glob("*.json")} == details
+    assert 0.5 < again.metrics["auc_weighted"] < 1
+    assert again.rows is not None
+    rows = again.rows.as_dict()
+    assert rows["read"] == rows["kept"] + rows["quarantined"] + rows["duplicate"] > 0
 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
@@ -52,8 +119,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
+@pytest.mark.slow
+@pytest.mark.spark
 def test_spark_submit_gives_the_tables_of_local_mode(
-    wheel: Path, tmp_path: Path, spark: Any, make_context: Any, monkeypatch: pytest.MonkeyPatch
+    executed: tuple[Any, Path], wheel: Path, tmp_path: Path, spark: Any
 ) -> None:
     home = Path(pyspark.__file__).parent
     submit = [
@@ -86,32 +155,24 @@ def test_spark_submit_gives_the_tables_of_local_mode(
         "SPARK_LOCAL_IP": "127.0.0.1",
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "SIE_PSEUDONYM_KEY": "the same key on both sides",
+        "SIE_PSEUDONYM_KEY": KEY,
     }
     environment.pop("PYSPARK_GATEWAY_PORT", None)
     (tmp_path / "history").mkdir()
-    monkeypatch.setenv("SIE_PSEUDONYM_KEY", environment["SIE_PSEUDONYM_KEY"])
-    cluster, local = tmp_path / "cluster", tmp_path / "local"
-    here = (*SMALL, "training.distributed=false")
-    ctx = make_context("simulated", root=local, overrides=here, source=str(local / "raw"))
-    first, second = (run_all(ctx, Tracker(ctx.config, ctx.root), simulate=True)[0] for _ in range(2))
-    assert second.skipped and not first.skipped
-    assert second.outputs == first.outputs, "the same command again must not write a version or a row"
-    assert second.metrics["auc_weighted"] == first.metrics["auc_weighted"]
-    assert first.rows is not None
-    rows = first.rows.as_dict()
-    assert rows["read"] == rows["kept"] + rows["quarantined"] + rows["duplicate"] > 0
-
+    cluster, (_, local) = tmp_path / "cluster", executed
+    settings = [
+        word for pair in (*SMALL, "training.processes=2", "arms.full=false") for word in ("--set", pair)
+    ]
     said = run(
         [
-            *(*submit, "--config", "simulated", *settings(), "--environment", "cluster"),
+            *(*submit, "--config", "simulated", *settings, "--environment", "cluster"),
             *("--source", str(local / "raw"), "--root", str(cluster)),
         ],
         environment,
     )
     logs = [file.read_bytes() for file in (tmp_path / "history").rglob("*") if file.is_file()]
     assert sum(log.count(b"SparkListenerTaskEnd") for log in logs) > 100
-    key = environment["SIE_PSEUDONYM_KEY"].encode()
+    key = KEY.encode()
     padded = [bytes(byte ^ pad for byte in key) for pad in (0x36, 0x5C)]  # as HMAC takes it
     for word in (key, *padded):
         forms = (word, word.hex().encode(), word.hex().upper().encode(), base64.b64encode(word)[:-4])
@@ -145,31 +206,3 @@ def test_spark_submit_gives_the_tables_of_local_mode(
         left, right = ours.select(*columns), theirs.select(*columns)
         assert left.count() > 0 or table == "quarantine"
         assert left.exceptAll(right).count() == 0 and right.exceptAll(left).count() == 0, table
-
-
-def test_spark_defaults_name_the_pinned_delta() -> None:
-    import importlib.metadata
-
-    text = (REPOSITORY / "conf" / "spark-defaults.conf").read_text()
-    found = re.search(r"delta-spark_([\d.]+)_2\.13:([\d.]+)", text)
-    assert found is not None
-    assert found.group(1) == ".".join(pyspark.__version__.split(".")[:2])
-    assert found.group(2) == importlib.metadata.version("delta-spark")
-
-
-def test_no_master_package_or_path_outside_the_session_helper() -> None:
-    for file in [*(REPOSITORY / "sie_spark").rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")]:
-        if file.name != "session.py":
-            text = file.read_text()
-            assert ".master(" not in text and "spark.jars" not in text.replace("through spark.jars", ""), file
-
-
-def test_the_wheel_holds_every_package() -> None:
-    import tomllib
-
-    listed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = {
-        ".".join(file.parent.relative_to(REPOSITORY).parts)
-        for file in (REPOSITORY / "sie_spark").rglob("__init__.py")
-    }
-    assert set(listed) == found | {"sie_spark.conf"}
