@@ -118,7 +118,14 @@ class Catalog:
             )
 
     def version(self, name: str) -> int:
-        """The newest version."""
+        """The newest version.
+
+        Raises
+        ------
+        StageOrderError
+            when the stage that writes the table has not run.
+        """
+        self.require(name)
         row = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT 1").select("version").first()
         assert row is not None
         return int(row[0])

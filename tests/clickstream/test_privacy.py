@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sie_spark.clickstream.sources import read, snapshot
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.identifiers import Category
 from sie_spark.features.vocabulary import Vocabulary
-from sie_spark.platform.errors import DataError, PlatformError
+from sie_spark.platform.errors import DataError, PlatformError, StageOrderError
 from sie_spark.platform.root import Root
 from tests.clickstream.logs import START, event, rows, settings, write
 
@@ -153,6 +154,9 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     assert {row["value"] for row in rows(ctx.catalog.read("daily_counts"))} == {"", oracle("Diotima")}
     with pytest.raises(DataError, match="no table holds rows of this user"):
         forget.run(ctx, user="Socrates")
+    shutil.rmtree(ctx.catalog.path("impressions"))  # by hand: whose counts these are can no longer be told
+    with pytest.raises(StageOrderError, match="'impressions' does not exist"):
+        forget.run(ctx, user="Diotima")
 
 
 @pytest.mark.spark
