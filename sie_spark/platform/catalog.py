@@ -131,14 +131,16 @@ class Catalog:
         return int(row[0])
 
     def ref(self, name: str) -> TableRef:
-        """Path, version and rows (from Delta's statistics, not a scan)."""
+        """Path, version and rows (from what commits say or Delta's statistics, not a scan)."""
         self.require(name)
         history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
-        commits = sorted(history.select("version", "operation").collect(), reverse=True)  # at most RECENT
+        columns = ("version", "operation", "operationParameters", "operationMetrics")
+        commits = sorted(history.select(*columns).collect(), key=lambda commit: -commit[0])  # at most RECENT
         version = int(commits[0][0])
-        changed = (int(number) for number, operation in commits if operation not in MAINTENANCE)
+        changed = (int(commit[0]) for commit in commits if commit[1] not in MAINTENANCE)
         if (name, version) not in self._rows:
-            self._rows[name, version] = self.read(name, version=version).count()
+            said = rows_said([(commit[1], commit[2] or {}, commit[3] or {}) for commit in commits])
+            self._rows[name, version] = self.read(name, version=version).count() if said is None else said
         return TableRef(self.path(name), version, self._rows[name, version], next(changed, version))
 
     def fingerprint(self, name: str, *, scope: str = "") -> str | None:
@@ -191,6 +193,29 @@ class Catalog:
             writer = writer.option("overwriteSchema", "true")
         writer.save(self.path(name))
         return self.ref(name)
+
+
+def rows_said(commits: Iterable[tuple[str, dict[str, str], dict[str, str]]]) -> int | None:
+    """Rows of a table by the commits since it was made or replaced as a whole; None where they do not say it.
+
+    Parameters
+    ----------
+    commits:
+        operation, its parameters and its metrics, the newest first.
+    """
+    since = 0
+    for operation, parameters, metrics in commits:
+        if operation == "CREATE TABLE":
+            return since
+        if operation == "WRITE" and "numOutputRows" in metrics and "predicate" not in parameters:
+            since += int(metrics["numOutputRows"])
+            if parameters.get("mode") == "Overwrite":
+                return since
+        elif operation == "MERGE" and {"numTargetRowsInserted", "numTargetRowsDeleted"} <= metrics.keys():
+            since += int(metrics["numTargetRowsInserted"]) - int(metrics["numTargetRowsDeleted"])
+        elif operation not in MAINTENANCE:
+            return None
+    return None
 
 
 def statistics(columns: Sequence[str], *, clustered: Sequence[str] = ()) -> dict[str, str]:

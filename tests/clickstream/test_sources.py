@@ -209,34 +209,32 @@ def test_two_overlapping_batches_at_once(make_context, tmp_path: Path, spark) ->
 
 
 @pytest.mark.slow
-def test_a_killed_process_and_two_at_once(tmp_path: Path) -> None:
-    """Real processes over one root at the same time: the first is killed while it stages, the other goes on."""
+def test_a_killed_process_and_two_at_once(make_context, tmp_path: Path) -> None:
+    """Two processes over one root at the same time: the first is killed while it stages, this one goes on."""
     log = write(tmp_path / "log.json", *[event(str(n)) for n in range(2000)], *["torn"] * 3)
     config = tmp_path / "log.yaml"
     config.write_text(json.dumps(settings(log)))
-    command = [
-        sys.executable,
-        "-m",
-        "sie_spark.cli",
-        "ingest",
-        "--config",
-        str(config),
-        "--root",
-        str(tmp_path / "root"),
-    ]
+    root = tmp_path / "root"
+    command = [sys.executable, "-m", "sie_spark.cli", "ingest", "--config", str(config), "--root", str(root)]
     command += ["--set", "session.cores=1", "--set", "session.memory=1g"]
-    logs = [tmp_path / "1.log", tmp_path / "2.log"]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log.open("w"), text=True) for log in logs
-    ]
-    staged = tmp_path / "root" / "_staging"
-    while None is both[0].poll() is both[1].poll() and not list(staged.glob("*/*")):
-        time.sleep(0.1)
-    waiting = ["waiting for it" in log.read_text() for log in logs]
-    assert sorted(waiting) == [False, True]
-    first, second = sorted(both, key=lambda process: waiting[both.index(process)])
-    first.kill()
-    assert first.wait() != 0 and list(staged.glob("*/*"))
-    result = json.loads(second.communicate(timeout=500)[0].splitlines()[-1])
-    assert result["ok"], result
-    assert (result["outputs"]["events"]["rows"], result["outputs"]["quarantine"]["rows"]) == (2000, 1)
+    ctx = make_context(settings(log), root=root)
+    said: list[str] = []
+    with (tmp_path / "first.log").open("w") as progress:
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=progress, text=True)
+
+    def kill() -> None:
+        while first.poll() is None and not (said and list(root.glob("_staging/*/*"))):
+            time.sleep(0.1)
+        first.kill()
+
+    while first.poll() is None and not list(root.glob("_staging/*")):
+        time.sleep(0.1)  # it holds the lock and stages
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        with ctx.root.lock(say=said.append):  # as the command line does
+            killed.result()
+            assert first.wait() != 0 and list(root.glob("_staging/*/*"))
+            result = ingest.run(ctx)
+    assert said == [f"another job holds {root}; waiting for it"]
+    assert result.outputs["events"].rows == ctx.catalog.read("events").count() == 2000
+    assert result.outputs["quarantine"].rows == ctx.catalog.read("quarantine").count() == 1
