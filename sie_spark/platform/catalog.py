@@ -205,9 +205,10 @@ def rows_said(commits: Iterable[tuple[str, dict[str, str], dict[str, str]]]) -> 
     """
     since = 0
     for operation, parameters, metrics in commits:
+        in_part = "predicate" in parameters or parameters.get("isDynamicPartitionOverwrite") == "true"
         if operation == "CREATE TABLE":
             return since
-        if operation == "WRITE" and "numOutputRows" in metrics and "predicate" not in parameters:
+        if operation == "WRITE" and "numOutputRows" in metrics and not in_part:
             since += int(metrics["numOutputRows"])
             if parameters.get("mode") == "Overwrite":
                 return since

@@ -22,6 +22,8 @@ DATA_PATH_CONF = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.pyspark.validateSchema.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "8192",
+    # what is replaced as a whole keeps nothing of before, where the platform's own default is dynamic
+    "spark.sql.sources.partitionOverwriteMode": "static",
     # without -XX:-DontCompileHugeMethods HotSpot only interprets methods of more than 8,000 bytes, and with it
     # compiles the widest of them badly: projections are split instead
     "spark.sql.codegen.hugeMethodLimit": "8000",

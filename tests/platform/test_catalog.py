@@ -1,6 +1,13 @@
 """What the commits of a table say of its rows, without a look at the table."""
 
-from sie_spark.platform.catalog import rows_said
+from typing import Any
+
+import pytest
+
+from sie_spark.platform.catalog import Catalog, rows_said
+from sie_spark.platform.config import Session
+from sie_spark.platform.root import Root
+from sie_spark.platform.session import open_session
 
 MADE = ("CREATE TABLE", {}, {})
 TEN = ("WRITE", {"mode": "Overwrite"}, {"numOutputRows": "10"})
@@ -18,8 +25,10 @@ def test_rows_since_the_table_was_made_or_replaced() -> None:
 
 def test_what_commits_do_not_say_is_left_to_be_counted() -> None:
     by_date = ("WRITE", {"mode": "Overwrite", "predicate": "[]"}, {"numOutputRows": "5"})
+    dynamic = {"mode": "Overwrite", "isDynamicPartitionOverwrite": "true"}
     for unknown in (
         by_date,
+        ("WRITE", dynamic, {"numOutputRows": "5"}),
         ("DELETE", {}, {"numDeletedRows": "1"}),
         ("RESTORE", {}, {}),
         ("WRITE", {"mode": "Overwrite"}, {}),
@@ -28,3 +37,15 @@ def test_what_commits_do_not_say_is_left_to_be_counted() -> None:
         assert rows_said([THREE_MORE, unknown, TEN]) is None
     assert rows_said([THREE_MORE]) is None  # older commits are no longer kept
     assert rows_said([]) is None
+
+
+@pytest.mark.spark
+def test_a_table_replaced_as_a_whole_keeps_no_partition(spark: Any, tmp_path: Any) -> None:
+    """Also in a session whose platform overwrites only the partitions that come."""
+    spark.conf.set("spark.sql.sources.partitionOverwriteMode", "dynamic")
+    rows = "SELECT 'weighted' AS arm, DATE'2024-03-01' AS event_date, 1 AS id UNION ALL SELECT 'random', DATE'2024-03-02', 2"
+    catalog = Catalog(open_session(Session(mode="existing")), Root(tmp_path))
+    for condition, left in (("true", 2), ("arm = 'random'", 1)):
+        frame = spark.sql(rows).where(condition)
+        assert catalog.replace(frame, "training_set", fingerprint="x", job="test").rows == left
+        assert catalog.read("training_set").count() == left
