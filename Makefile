@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PYTHONUTF8 := 1
 
-.PHONY: help setup java demo test fast unit lint types wheel clean
+.PHONY: help setup java demo test tests fast unit lint types wheel clean
 
 help:
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,8 +32,12 @@ java:
 demo: setup ## the whole path on a simulated clickstream; ends with a table and the path of a report
 	$(BIN)/sie demo --root runs/demo
 
-test: setup lint types ## every test, lint and types; two processes, each with one Spark session
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup lint ## every test, lint and types
+	$(MAKE) --no-print-directory -j 2 types tests
+
+# two processes, each with one Spark session; torch in them keeps to one core, or it waits more than it computes
+tests: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fast: setup ## the everyday tests: no slow tier
 	$(BIN)/python -m pytest -m 'not slow'

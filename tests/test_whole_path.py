@@ -20,6 +20,8 @@ from sie_spark.platform.tracking import Tracker
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOK = REPOSITORY / "notebooks" / "quickstart.ipynb"
 KEY = "the same key on both sides"
+# for a JVM that lives for one run of a small log: HotSpot's second compiler would take longer than it saves
+SHORT_LIVED = "-XX:TieredStopAtLevel=1"
 SMALL = [
     "simulator.impressions=12000",
     "simulator.days=3",
@@ -56,6 +58,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
         patch.setenv("PYTHONPATH", str(REPOSITORY))
         patch.setenv("JUPYTER_PATH", str(here / "jupyter"))
         patch.setenv("SIE_PSEUDONYM_KEY", KEY)
+        patch.setenv("JDK_JAVA_OPTIONS", SHORT_LIVED)
         nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     return notebook, here / "sie_quickstart"
 
@@ -157,6 +160,7 @@ def test_spark_submit_gives_the_tables_of_local_mode(
     ]
     environment = {
         **os.environ,
+        "JDK_JAVA_OPTIONS": f"{SHORT_LIVED} -XX:+UseSerialGC",  # three JVMs on two cores
         "SPARK_HOME": str(home),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "PYSPARK_PYTHON": sys.executable,

@@ -31,4 +31,8 @@ def test_the_wheel_holds_every_package() -> None:
         ".".join(file.parent.relative_to(REPOSITORY).parts)
         for file in (REPOSITORY / "sie_spark").rglob("__init__.py")
     }
-    assert set(listed) == found | {"sie_spark.conf"}
+    shipped = {
+        ".".join(("sie_spark", *file.parent.relative_to(REPOSITORY).parts))
+        for file in (REPOSITORY / "conf").rglob("*.yaml")
+    }
+    assert set(listed) == found | shipped
