@@ -44,7 +44,7 @@ def run(ctx: Context) -> StageResult:
     samples = ctx.catalog.ref("samples")
     arms = find_arms(ctx)
     fingerprint = ctx.fingerprint(
-        JOB, "evaluation", samples=samples.data_version, models={arm.arm: arm.digest for arm in arms}
+        JOB, "evaluation", samples=samples.content, models={arm.arm: arm.digest for arm in arms}
     )
     inputs = {"samples": samples}
     done = ctx.finished(JOB, fingerprint, table="metrics")

@@ -49,9 +49,7 @@ def run(ctx: Context) -> StageResult:
     dates = (ctx.config.run.date_from, ctx.config.run.date_to) if encoder else (None, None)
     scope = f"{dates[0] or ''}..{dates[1] or ''}" if encoder else ""
     name = current_name(ctx.root) if encoder else None
-    fingerprint = ctx.fingerprint(
-        STAGE, *SETTINGS, impressions=source.data_version, dates=dates, encoder=name
-    )
+    fingerprint = ctx.fingerprint(STAGE, *SETTINGS, impressions=source.content, dates=dates, encoder=name)
     stage = f"{STAGE}-{scope}" if scope else STAGE
     earlier = ctx.finished(stage, fingerprint, table="samples", scope=scope)
     if earlier is not None:

@@ -31,7 +31,7 @@ def run(ctx: Context) -> StageResult:
         scorer(name)  # an unknown name fails before any work
     data = read_bytes(reference.path)
     content = hashlib.sha256(data).hexdigest()
-    fingerprint = ctx.fingerprint("score", "importance.scorers", samples=samples.data_version, model=content)
+    fingerprint = ctx.fingerprint("score", "importance.scorers", samples=samples.content, model=content)
     inputs = {"samples": samples}
     details = ctx.finished("score", fingerprint, table="scores")
     if details is not None:

@@ -71,7 +71,7 @@ class Catalog:
     def __init__(self, spark: SparkSession, root: Root) -> None:
         self.spark = spark
         self.root = root
-        self._rows: dict[tuple[str, int], int] = {}  # of a version they never change
+        self._rows: dict[tuple[str, str], int] = {}  # of a version they never change
 
     def path(self, name: str) -> str:
         """Where a table lies."""
@@ -134,14 +134,16 @@ class Catalog:
         """Path, version and rows (from what commits say or Delta's statistics, not a scan)."""
         self.require(name)
         history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
-        columns = ("version", "operation", "operationParameters", "operationMetrics")
+        columns = ("version", "operation", "operationParameters", "operationMetrics", "userMetadata")
         commits = sorted(history.select(*columns).collect(), key=lambda commit: -commit[0])  # at most RECENT
         version = int(commits[0][0])
-        changed = (int(commit[0]) for commit in commits if commit[1] not in MAINTENANCE)
-        if (name, version) not in self._rows:
+        newest = next((commit for commit in commits if commit[1] not in MAINTENANCE), commits[0])
+        content = f"{newest[0]}-{_stamp(newest[4]).get('fingerprint', '')}"
+        known = (name, f"{version} {content}")
+        if known not in self._rows:
             said = rows_said([(commit[1], commit[2] or {}, commit[3] or {}) for commit in commits])
-            self._rows[name, version] = self.read(name, version=version).count() if said is None else said
-        return TableRef(self.path(name), version, self._rows[name, version], next(changed, version))
+            self._rows[known] = self.read(name, version=version).count() if said is None else said
+        return TableRef(self.path(name), version, self._rows[known], content)
 
     def fingerprint(self, name: str, *, scope: str = "") -> str | None:
         """The fingerprint that the newest data commit of this scope carries, or None."""
@@ -152,7 +154,7 @@ class Catalog:
         for _, operation, metadata in sorted(commits, key=lambda commit: commit[0], reverse=True):
             if operation in MAINTENANCE:
                 continue
-            stored = json.loads(metadata) if metadata else {}
+            stored = _stamp(metadata)
             if stored.get("scope", "") == scope:
                 return stored.get("fingerprint")
             if not scope:
@@ -237,6 +239,15 @@ def metadata(*, job: str, fingerprint: str, scope: str = "", **more: str) -> str
     if scope:
         stamp["scope"] = scope
     return json.dumps(stamp, sort_keys=True)
+
+
+def _stamp(text: str | None) -> dict[str, str]:
+    """What a commit says about itself; nothing where another program made it."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def dates_predicate(first: str, last: str, *, column: str = "event_date") -> str:

@@ -14,14 +14,15 @@ SCHEMA_VERSION = 1
 class TableRef:
     """A table as it was read or written: path or catalogue name, Delta version, number of rows.
 
-    ``data_version`` is the newest version that changed rows: compaction and clean-up come after it, and what
-    was made from it is still up to date.
+    ``content`` names the newest commit that changed rows, by version and fingerprint: compaction and clean-up
+    come after it, and what was made from it is still up to date; a table made anew from something else in its
+    place has another one at the same version.
     """
 
     path: str
     version: int
     rows: int | None = None
-    data_version: int | None = field(default=None, compare=False)
+    content: str | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the JSON line and for MLflow."""

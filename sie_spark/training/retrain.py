@@ -27,7 +27,7 @@ def run(ctx: Context) -> StageResult:
             "model",
             "training",
             arm=arm,
-            version=source.data_version,
+            version=source.content,
             rows=source.rows,
             encoder=encoded,
         )
@@ -77,7 +77,7 @@ def same_as_reference(ctx: Context, samples: TableRef) -> bool:
         "model",
         "pilot",
         "training",
-        samples=samples.data_version,
+        samples=samples.content,
         rows=samples.rows,
         encoder=encoded,
     )

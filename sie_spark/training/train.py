@@ -19,7 +19,7 @@ def run(ctx: Context) -> StageResult:
     table = ctx.catalog.ref("samples")
     encoded, spec = encoder(ctx)
     fingerprint = ctx.fingerprint(
-        "train", "model", "pilot", "training", samples=table.data_version, rows=table.rows, encoder=encoded
+        "train", "model", "pilot", "training", samples=table.content, rows=table.rows, encoder=encoded
     )
     skipped = up_to_date(ctx, "reference", fingerprint)
     if not skipped:

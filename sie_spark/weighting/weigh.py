@@ -24,7 +24,7 @@ def run(ctx: Context) -> StageResult:
     settings = ctx.config.weighting
     check_choices(ctx.config)
     source = ctx.catalog.ref("scores")
-    fingerprint = ctx.fingerprint("weigh", "weighting", "arms.random", scores=source.data_version)
+    fingerprint = ctx.fingerprint("weigh", "weighting", "arms.random", scores=source.content)
     inputs = {"scores": source}
     details = ctx.finished("weigh", fingerprint, table="training_set")
     if details is not None:
