@@ -1,4 +1,4 @@
-"""The whole path three ways over the same log: the notebook in local mode, the same again, the wheel on a cluster."""
+"""One log, several ways: the notebook in local mode, the same again, through Spark Connect, the wheel on a cluster."""
 
 import base64
 import json
@@ -28,13 +28,7 @@ SMALL = [
     "evaluation.bootstrap=20",
     "training.min_steps=30",
 ]
-COMPARED = {
-    "events": "event_id",
-    "quarantine": "record_id",
-    "impressions": "impression_id",
-    "samples": "sample_id",
-    "training_set": "sample_id",
-}
+TABLES = ("events", "quarantine", "impressions", "samples")
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -99,7 +93,7 @@ def test_the_same_again_writes_nothing(
     before = {table: ctx.catalog.ref(table) for table in tables}
     details = said(root)
     again, _ = run_all(ctx, Tracker(ctx.config, ctx.root), simulate=True)
-    assert again.skipped and set(COMPARED) <= set(again.outputs) <= set(before)
+    assert again.skipped and {*TABLES, "training_set"} <= set(again.outputs) <= set(before)
     assert all(ref == before[table] for table, ref in again.outputs.items())
     assert {table: ctx.catalog.ref(table) for table in tables} == before
     assert said(root) == details
@@ -107,6 +101,39 @@ def test_the_same_again_writes_nothing(
     assert again.rows is not None
     rows = again.rows.as_dict()
     assert rows["read"] == rows["kept"] + rows["quarantined"] + rows["duplicate"] > 0
+
+
+def assert_same_rows(
+    spark: Any, table: str, one: Path, other: Path, *, where: str = "true", columns: tuple[str, ...] = ("*",)
+) -> None:
+    """Both roots hold the same rows of a table, whenever and from wherever they were read."""
+    ours, theirs = (
+        spark.read.format("delta").load(f"{root}/tables/{table}").drop("quarantined_at", "source_file")
+        for root in (one, other)
+    )
+    assert sorted(ours.columns) == sorted(theirs.columns)
+    theirs = theirs.select(*ours.columns).where(where).select(*columns)
+    ours = ours.where(where).select(*columns)
+    assert ours.count() > 0 or table == "quarantine"
+    assert ours.exceptAll(theirs).count() == 0 and theirs.exceptAll(ours).count() == 0, table
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+def test_spark_connect_gives_the_tables_of_local_mode(
+    executed: tuple[Any, Path], connect: str, tmp_path: Path, spark: Any
+) -> None:
+    """The data path, from a process that has no JVM."""
+    _, local = executed
+    stages = ("ingest", "samples", "encode")
+    settings = [word for pair in SMALL for word in ("--set", pair)]
+    words = ["--config", "simulated", *settings, "--source", str(local / "raw"), "--root", str(tmp_path)]
+    code = f"import sys; from sie_spark.cli import main; sys.exit(any(main([s, *{words}]) for s in {stages}))"
+    environment = {**os.environ, "SPARK_REMOTE": connect, "SIE_PSEUDONYM_KEY": KEY}
+    environment.pop("PYSPARK_GATEWAY_PORT", None)
+    run([sys.executable, "-c", code], environment)
+    for table in TABLES:
+        assert_same_rows(spark, table, tmp_path, local)
 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
@@ -198,21 +225,8 @@ def test_spark_submit_gives_the_tables_of_local_mode(
     for text in (*logs, progress.encode(), *[file.read_bytes() for file in kept]):
         assert not name.search(text)
 
-    for table, key in COMPARED.items():
-        ours, theirs = (
-            spark.read.format("delta").load(f"{root}/tables/{table}").drop("quarantined_at", "source_file")
-            for root in (cluster, local)
-        )
-        columns = [
-            name
-            for name, kind in ours.dtypes
-            if not (table == "training_set" and kind in ("float", "double"))
-        ]
-        assert sorted(ours.columns) == sorted(theirs.columns)
-        if table == "training_set":  # pi comes from a model fitted by another number of threads
-            columns = [name for name in columns if name != "policy_version"]
-            columns = [name for name in columns if name in {"cat", "label", key, "event_date"}]
-            ours, theirs = ours.where("arm = 'random'"), theirs.where("arm = 'random'")
-        left, right = ours.select(*columns), theirs.select(*columns)
-        assert left.count() > 0 or table == "quarantine"
-        assert left.exceptAll(right).count() == 0 and right.exceptAll(left).count() == 0, table
+    for table in TABLES:
+        assert_same_rows(spark, table, cluster, local)
+    # pi comes from a model fitted by another number of threads
+    drawn = ("sample_id", "event_date", "cat", "label")
+    assert_same_rows(spark, "training_set", cluster, local, where="arm = 'random'", columns=drawn)

@@ -140,10 +140,12 @@ def _flag(rule: Rule) -> str:
 def _table(spark: SparkSession, path: str) -> DataFrame:
     from pyspark.errors import PySparkException
 
+    table = spark.read.format("delta").load(path)
     try:
-        return spark.read.format("delta").load(path)
+        table.schema  # noqa: B018 - Connect analyses when asked
     except PySparkException:
         return spark.read.parquet(path)
+    return table
 
 
 def _blank(column: Column, kind: str) -> Column:

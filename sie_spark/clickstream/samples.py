@@ -24,7 +24,7 @@ from sie_spark.clickstream.shown import (
     unpacked,
     whole_list,
 )
-from sie_spark.clickstream.staging import FOLDER, clear
+from sie_spark.clickstream.staging import FOLDER, clear, overwrite
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
@@ -166,7 +166,9 @@ def build(
         rows, of_lists = list_relative(rows, settings.list_relative)
     if remembers:
         of_lists |= list_history(history, whole_list(settings.list_relative))
-    rows = unpacked(rows.withColumns(of_lists).drop(*INTERNAL))
+    if of_lists:
+        rows = rows.withColumns(of_lists)
+    rows = unpacked(rows.drop(*INTERNAL))
     if rates is not None:
         rows = with_rates(rows, rates, history.rates)
     return _finished(rows, ctx, newest).where(dates_in(dates))
@@ -215,7 +217,7 @@ def _written(
         _replace(ctx, frame, dates, fingerprint, whole=whole)
         return dates
     path = ctx.root.path(FOLDER, fingerprint)
-    frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    retried(lambda: overwrite(frame, path))
     staged = ctx.spark.read.format("delta").load(path)
     held = ctx.catalog.read("impressions").where(dates_in(dates))
     new, old = date_digests(staged), date_digests(held.select(*staged.columns))
@@ -272,7 +274,7 @@ def _rates(ctx: Context, rows: DataFrame, held: DataFrame | None, first: str, fi
         counts = counts.unionByName(sums.withColumn("event_date", F.date_sub(start, 1)))
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
     table = rate_table(counts, history.rate_strength).where(F.col("day") >= start)
-    table.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    retried(lambda: overwrite(table, path))
     return ctx.spark.read.format("delta").load(path)
 
 

@@ -150,7 +150,7 @@ def list_relative(frame: DataFrame, names: Sequence[str]) -> tuple[DataFrame, di
         mean = F.avg(value).over(whole)
         columns[f"{name}_rank"] = F.when(value.isNotNull(), rank).cast("int")
         columns[f"{name}_ratio"] = F.when(value.isNotNull() & (mean != 0), value / mean)
-    return frame.withColumns(known), columns
+    return frame.select("*", *[value.alias(name) for name, value in known.items()]), columns
 
 
 def _sorted(name: str) -> str:

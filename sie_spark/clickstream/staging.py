@@ -14,6 +14,7 @@ from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import Canonical
+from sie_spark.clickstream.tables import retried
 from sie_spark.clickstream.times import UNKNOWN_DATE
 from sie_spark.platform.catalog import Catalog
 from sie_spark.platform.errors import RowIdentityError, SourceError
@@ -85,18 +86,19 @@ def stage(ctx: Context, canonical: Canonical, fingerprint: str, look: Look | Non
     measures += [
         _sum(F.col(flag) & stays if asked else F.col(flag)).alias(flag) for flag in canonical.warnings
     ]
-    seen = Observation(f"staged-{fingerprint}")
-    frame = canonical.frame.withColumn(BAD, F.size("reasons") > 0).observe(
-        seen, *measures, *(look.measures if look else [])
-    )
-    if asked:
-        frame = frame.where(stays)
-    frame = frame.drop(*canonical.warnings, *canonical.masks).withColumn(ROW, F.monotonically_increasing_id())
-    path = ctx.root.path(FOLDER, fingerprint)
-    # read once and removed: statistics of its columns would be in vain
-    writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
-    writer.option("delta.dataSkippingNumIndexedCols", "0").save(path)
-    saw = seen.get
+    measures += look.measures if look else []
+    rows = canonical.frame.withColumn(BAD, F.size("reasons") > 0)
+
+    def write() -> dict[str, Any]:
+        seen = Observation(f"staged-{fingerprint}")
+        frame = rows.observe(seen, *measures)
+        if asked:
+            frame = frame.where(stays)
+        frame = frame.drop(*canonical.warnings, *canonical.masks)
+        overwrite(frame.withColumn(ROW, F.monotonically_increasing_id()), ctx.root.path(FOLDER, fingerprint))
+        return seen.get
+
+    saw = retried(write)
     outside = int(saw["outside"] or 0) if asked else 0
     counts = Counts(
         int(saw["read"]) - outside,
@@ -131,6 +133,16 @@ def load_counts(root: Root, fingerprint: str) -> Counts | None:
 def staged(ctx: Context, fingerprint: str) -> DataFrame:
     """The staged rows."""
     return ctx.spark.read.format("delta").load(ctx.root.path(FOLDER, fingerprint))
+
+
+def overwrite(frame: DataFrame, path: str) -> None:
+    """Write rows that are read once and removed: statistics of their columns would be in vain.
+
+    To be called through :func:`retried`: a client of Spark Connect that is killed leaves its query behind, and
+    the next run may write to the same place while that one still does.
+    """
+    writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+    writer.option("delta.dataSkippingNumIndexedCols", "0").save(path)
 
 
 def clear(root: Root, fingerprint: str) -> None:
@@ -173,20 +185,24 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     RowIdentityError
         when the staged rows are not the rows that were read.
     """
-    rows, fates = _with_keys(staged(ctx, fingerprint)), {"accepted": ~F.col(BAD), "rejected": F.col(BAD)}
-    days = Observation(f"days-{fingerprint}")
+    fates = {"accepted": ~F.col(BAD), "rejected": F.col(BAD)}
     dated = {
         name: F.collect_set(F.when(test, F.col("event_date").cast("string"))) for name, test in fates.items()
     }
-    rows = rows.observe(days, *[F.array_join(column, ",").alias(name) for name, column in dated.items()])
-    grouped = rows.groupBy(*KEYS).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
-    keyed = Observation(f"keys-{fingerprint}")
+    texts = [F.array_join(column, ",").alias(name) for name, column in dated.items()]
     totals = [_sum_if(test, F.col("n")).alias(f"{name}_rows") for name, test in fates.items()]
     totals += [_sum(test).alias(f"{name}_keys") for name, test in fates.items()]
-    repeated = grouped.observe(keyed, *totals).where("n > 1").drop("n")
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
-    repeated.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
-    found = {name: int(value or 0) for name, value in keyed.get.items()}
+
+    def write() -> tuple[dict[str, Any], dict[str, Any]]:
+        days, keyed = Observation(f"days-{fingerprint}"), Observation(f"keys-{fingerprint}")
+        rows = _with_keys(staged(ctx, fingerprint)).observe(days, *texts)
+        grouped = rows.groupBy(*KEYS).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
+        overwrite(grouped.observe(keyed, *totals).where("n > 1").drop("n"), path)
+        return keyed.get, days.get
+
+    said, days_said = retried(write)
+    found = {name: int(value or 0) for name, value in said.items()}
     read = found["accepted_rows"] + found["rejected_rows"]
     if read != counts.read or found["rejected_rows"] != counts.rejected:
         raise _identity(counts, f"{read} rows have keys, {found['rejected_rows']} of them rejected")
@@ -195,7 +211,7 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
         rows = _with_keys(rows).join(ctx.spark.read.format("delta").load(path), list(KEYS), "left")
         rows = rows.where(F.col("first").isNull() | (F.col("first") == F.col(ROW)))
         rows = rows.drop("first", *KEYS[1:])
-    dates = {name: sorted(filter(None, (days.get[name] or "").split(","))) for name in fates}
+    dates = {name: sorted(filter(None, (days_said[name] or "").split(","))) for name in fates}
     return Batch(
         rows.where(~F.col(BAD)).drop(BAD),
         rows.where(F.col(BAD)).drop(BAD),

@@ -61,7 +61,7 @@ def labelled_with_history(
     keys = sorted({name for a in outcomes.values() if a for name in a.match if name != "session_id"})
     others = [name for name in keys if name not in TEXTS]
     actions = _actions(events, dataset, outcomes, keys, within)
-    rows = rows.withColumns({_key(name): held_column(rows, name).cast("string") for name in others})
+    rows = rows.select("*", *[held_column(rows, name).cast("string").alias(_key(name)) for name in others])
     counted = None
     if within is not None:
         rows = rows.withColumnRenamed(SHOWN_TYPE, TYPE)
