@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from sie_spark.platform.progress import Progress
 from sie_spark.platform.root import Root
 
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-CONNECT = "spark.connect.grpc.binding.port"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -31,10 +29,11 @@ def spark() -> Iterator[Any]:
     """A local session with Delta, two cores, small partitions; Spark Connect is served beside it."""
     from sie_spark.platform.session import local_session
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    served = {"spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin", CONNECT: port}
+    served = {
+        "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": "0",
+    }
     session = local_session(Session(cores=2, memory="2g", shuffle_partitions=2, conf=served))
     yield session
     session.stop()
@@ -43,7 +42,8 @@ def spark() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def connect(spark: Any) -> str:
     """Where a process finds this session's JVM through Spark Connect, as SPARK_REMOTE."""
-    return f"sc://127.0.0.1:{spark.conf.get(CONNECT)}"
+    service = spark._jvm.org.apache.spark.sql.connect.service.SparkConnectService
+    return f"sc://127.0.0.1:{service.localPort()}"
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream.rates import daily_counts
 from sie_spark.clickstream.stale import changed_dates
-from sie_spark.clickstream.tables import dates_in, retried
+from sie_spark.clickstream.tables import dates_in
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.root import read_bytes
@@ -89,9 +89,5 @@ def refresh_daily_counts(ctx: Context) -> DataFrame | None:
         # a task writes a file for every date it holds: gather them
         counts = counts.hint("rebalance", "event_date")
         fingerprint = f"{version}:{settings}"
-        retried(
-            lambda: catalog.replace(
-                counts, "daily_counts", where=where, fingerprint=fingerprint, job="samples"
-            )
-        )
+        catalog.replace(counts, "daily_counts", where=where, fingerprint=fingerprint, job="samples")
     return catalog.read("daily_counts")

@@ -12,6 +12,7 @@ from sie_spark.platform.errors import SieError, SourceError
 _FILE = re.compile(r"(?:file:|s3a?:|abfss:|gs:|hdfs:)/[^\s,'\"\]\)]+|(?<=file )/[^\s,'\"]+")
 _UNRESOLVED = re.compile(r"name [`'\"]?(.+?)[`'\"]? cannot be resolved")
 
+NOT_DELTA = ("is not a Delta table", "DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND")
 # words in Spark's text, what it means, what to do; the first that fits is said
 _KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
@@ -30,7 +31,7 @@ _KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "check source.format, or fetch the file again: it may be cut off",
     ),
     (
-        ("is not a Delta table", "DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND"),
+        NOT_DELTA,
         "{source}: is not a Delta table",
         "check the path and source.format",
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,9 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
 from sie_spark.clickstream.staging import FOLDER, clear_all
-from sie_spark.clickstream.tables import LOCAL, NOW, commit_metadata, retried, session_settings
+from sie_spark.clickstream.tables import LOCAL, NOW, commit_metadata, session_settings
 from sie_spark.features.erase import erase_value
-from sie_spark.platform.catalog import TABLES, metadata
+from sie_spark.platform.catalog import TABLES, metadata, retried
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
@@ -169,7 +170,8 @@ def _delete_landed(ctx: Context, person: DataFrame) -> None:
 
 
 def _commit(ctx: Context, found: Found) -> None:
-    stamp = metadata(job=JOB, fingerprint="", scope=JOB, dates=json.dumps(found.dates))
+    once = uuid.uuid4().hex  # what is left without a person is no table that was there before
+    stamp = metadata(job=JOB, fingerprint=once, scope=JOB, dates=json.dumps(found.dates))
     _merge(ctx, ctx.catalog.sql_name(found.table), found.key, found.who, stamp)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sie_spark.clickstream.staging import clear_all
-from sie_spark.clickstream.tables import CONSTRAINTS, LOCAL, commit_metadata, retried, session_settings
-from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata
+from sie_spark.clickstream.tables import CONSTRAINTS, LOCAL, commit_metadata, session_settings
+from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata, retried
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
@@ -43,7 +44,7 @@ def run(ctx: Context) -> StageResult:
         for name in tables:
             table = ctx.catalog.sql_name(name)
             # the statement gives one row: the path and a struct of counts
-            row = retried(lambda table=table: ctx.spark.sql(f"OPTIMIZE {table}").first())
+            row = retried(partial(ctx.spark.sql, f"OPTIMIZE {table}")).first()
             ctx.spark.sql(f"VACUUM {table}").limit(1).count()
             counts = row["metrics"].asDict() if row is not None else {}
             details[name] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.failures import nearest, readable
+from sie_spark.clickstream.failures import NOT_DELTA, nearest, readable
 from sie_spark.platform.config import Rule
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import ConfigError
@@ -140,12 +140,14 @@ def _flag(rule: Rule) -> str:
 def _table(spark: SparkSession, path: str) -> DataFrame:
     from pyspark.errors import PySparkException
 
-    table = spark.read.format("delta").load(path)
     try:
+        table = spark.read.format("delta").load(path)
         table.schema  # noqa: B018 - Connect analyses when asked
-    except PySparkException:
-        return spark.read.parquet(path)
-    return table
+        return table
+    except PySparkException as error:
+        if not any(word in str(error) for word in NOT_DELTA):
+            raise
+    return spark.read.parquet(path)
 
 
 def _blank(column: Column, kind: str) -> Column:

@@ -32,10 +32,9 @@ from sie_spark.clickstream.tables import (
     commit_metadata,
     dates_in,
     ensure,
-    retried,
     session_settings,
 )
-from sie_spark.platform.catalog import metadata
+from sie_spark.platform.catalog import metadata, retried
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context

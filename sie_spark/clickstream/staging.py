@@ -14,9 +14,8 @@ from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import Canonical
-from sie_spark.clickstream.tables import retried
 from sie_spark.clickstream.times import UNKNOWN_DATE
-from sie_spark.platform.catalog import Catalog
+from sie_spark.platform.catalog import Catalog, retried
 from sie_spark.platform.errors import RowIdentityError, SourceError
 from sie_spark.platform.root import Root, read_bytes
 

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.platform.catalog import MAINTENANCE, Catalog
+from sie_spark.platform.catalog import MAINTENANCE, Catalog, stamp_of
 from sie_spark.platform.config import Dataset
 
 
@@ -58,7 +58,7 @@ def changed_dates(catalog: Catalog, name: str, after: int, upto: int) -> list[st
         seen += 1
         if operation in MAINTENANCE:
             continue
-        dates = json.loads(text).get("dates") if text else None
+        dates = stamp_of(text).get("dates")
         if dates is None:
             return None
         found |= set(json.loads(dates))

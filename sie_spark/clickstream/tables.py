@@ -5,15 +5,20 @@ SQL only, so that Spark Connect, which has no DeltaTable, does the same.
 
 from __future__ import annotations
 
-import random
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata, statistics, union_of_dates
-from sie_spark.platform.errors import PlatformError
+from sie_spark.platform.catalog import (
+    RETENTION,
+    TABLES,
+    Catalog,
+    metadata,
+    retried,
+    statistics,
+    union_of_dates,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -45,15 +50,6 @@ CONSTRAINTS: dict[str, dict[str, str]] = {
 LOCAL = {"spark.sql.sources.parallelPartitionDiscovery.parallelism": "4"}
 # a VACUUM without the retention that time travel needs
 NOW = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
-CONFLICTS = (
-    "DELTA_CONCURRENT",
-    "ConcurrentAppend",
-    "ConcurrentWrite",
-    "ConcurrentDelete",
-    "DELTA_METADATA_CHANGED",
-    "DELTA_PROTOCOL_CHANGED",  # two that make the same table
-)
-ATTEMPTS = 6
 MANY_DATES = 400
 
 
@@ -147,25 +143,6 @@ def dates_in(dates: Iterable[str], column: str = "event_date") -> str:
     if len(ordered) > MANY_DATES:
         return f"{column} >= DATE'{ordered[0]}' AND {column} <= DATE'{ordered[-1]}'"
     return union_of_dates(ordered, column=column)
-
-
-def retried(action: Any) -> Any:
-    """Run a Delta write again when another job's commit came in between."""
-    from pyspark.errors import PySparkException
-
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return action()
-        except PySparkException as error:
-            if not any(word in str(error) for word in CONFLICTS):
-                raise
-            if attempt == ATTEMPTS:
-                raise PlatformError(
-                    f"another job kept writing to the same table ({ATTEMPTS} attempts)",
-                    remedy="run the same command again when the other job has ended",
-                ) from None
-            time.sleep(random.uniform(0.2, 0.5) * 2**attempt)
-    raise AssertionError("unreachable")
 
 
 def column_types(catalog: Catalog, name: str) -> dict[str, str]:

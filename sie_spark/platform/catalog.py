@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sie_spark import __version__
-from sie_spark.platform.errors import StageOrderError
+from sie_spark.platform.errors import PlatformError, StageOrderError
 from sie_spark.platform.result import TableRef
 from sie_spark.platform.root import Root
 
@@ -21,6 +23,15 @@ RETENTION = {
 }
 RECENT = 500  # commits looked back at for the last one that changed rows
 TIME = "event_ts"
+CONFLICTS = (
+    "DELTA_CONCURRENT",
+    "ConcurrentAppend",
+    "ConcurrentWrite",
+    "ConcurrentDelete",
+    "DELTA_METADATA_CHANGED",
+    "DELTA_PROTOCOL_CHANGED",  # two that make the same table
+)
+ATTEMPTS = 6
 MAINTENANCE = (
     "OPTIMIZE",
     "REORG",
@@ -31,6 +42,9 @@ MAINTENANCE = (
     "CREATE TABLE",
     "CLUSTER BY",
 )
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -137,8 +151,11 @@ class Catalog:
         columns = ("version", "operation", "operationParameters", "operationMetrics", "userMetadata")
         commits = sorted(history.select(*columns).collect(), key=lambda commit: -commit[0])  # at most RECENT
         version = int(commits[0][0])
-        newest = next((commit for commit in commits if commit[1] not in MAINTENANCE), commits[0])
-        content = f"{newest[0]}-{_stamp(newest[4]).get('fingerprint', '')}"
+        newest = next((commit for commit in commits if commit[1] not in MAINTENANCE), None)
+        # a table that only maintenance touched for longer than its history is kept has not changed
+        content = (
+            f"{newest[0]}-{stamp_of(newest[4]).get('fingerprint', '')}" if newest else self.identity(name)
+        )
         known = (name, f"{version} {content}")
         if known not in self._rows:
             said = rows_said([(commit[1], commit[2] or {}, commit[3] or {}) for commit in commits])
@@ -154,7 +171,7 @@ class Catalog:
         for _, operation, metadata in sorted(commits, key=lambda commit: commit[0], reverse=True):
             if operation in MAINTENANCE:
                 continue
-            stored = _stamp(metadata)
+            stored = stamp_of(metadata)
             if stored.get("scope", "") == scope:
                 return stored.get("fingerprint")
             if not scope:
@@ -176,25 +193,57 @@ class Catalog:
 
         ``where`` over partition columns, e.g. ``event_date >= '2024-01-01' AND event_date <= '2024-01-02'``.
         """
-        spec = TABLES[name]
-        writer = (
-            frame.write.format("delta")
-            .mode("overwrite")
-            .option("userMetadata", metadata(job=job, fingerprint=fingerprint, scope=scope))
-        )
-        if spec.partition_by:
-            writer = writer.partitionBy(*spec.partition_by)
-        if not self.exists(name):
-            for key, value in {**RETENTION, **statistics(frame.columns), **spec.properties}.items():
-                writer = writer.option(key, value)
-        elif where:
-            writer = writer.option("replaceWhere", where)
-            if merge_schema:
-                writer = writer.option("mergeSchema", "true")
-        else:
-            writer = writer.option("overwriteSchema", "true")
-        writer.save(self.path(name))
+
+        def write() -> None:
+            spec = TABLES[name]
+            writer = (
+                frame.write.format("delta")
+                .mode("overwrite")
+                .option("userMetadata", metadata(job=job, fingerprint=fingerprint, scope=scope))
+            )
+            if spec.partition_by:
+                writer = writer.partitionBy(*spec.partition_by)
+            if not self.exists(name):
+                for key, value in {**RETENTION, **statistics(frame.columns), **spec.properties}.items():
+                    writer = writer.option(key, value)
+            elif where:
+                writer = writer.option("replaceWhere", where)
+                if merge_schema:
+                    writer = writer.option("mergeSchema", "true")
+            else:
+                writer = writer.option("overwriteSchema", "true")
+            writer.save(self.path(name))
+
+        retried(write)
         return self.ref(name)
+
+
+def retried(action: Callable[[], Result]) -> Result:
+    """Run a Delta write again when another writer's commit came in between.
+
+    That writer may be another job, or the query of a Spark Connect client that was killed: the server goes on
+    with it for a while.
+
+    Raises
+    ------
+    PlatformError
+        when it does not stop writing.
+    """
+    from pyspark.errors import PySparkException
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return action()
+        except PySparkException as error:
+            if not any(word in str(error) for word in CONFLICTS):
+                raise
+            if attempt == ATTEMPTS:
+                raise PlatformError(
+                    f"another job kept writing to the same table ({ATTEMPTS} attempts)",
+                    remedy="run the same command again when the other job has ended",
+                ) from None
+            time.sleep(random.uniform(0.2, 0.5) * 2**attempt)
+    raise AssertionError("unreachable")
 
 
 def rows_said(commits: Iterable[tuple[str, dict[str, str], dict[str, str]]]) -> int | None:
@@ -241,7 +290,7 @@ def metadata(*, job: str, fingerprint: str, scope: str = "", **more: str) -> str
     return json.dumps(stamp, sort_keys=True)
 
 
-def _stamp(text: str | None) -> dict[str, str]:
+def stamp_of(text: str | None) -> dict[str, str]:
     """What a commit says about itself; nothing where another program made it."""
     try:
         found = json.loads(text or "{}")

@@ -44,6 +44,8 @@ def run(config: Config, root: Root, progress: Progress) -> StageResult:
 
 
 def _java(config: Config, root: Root) -> str:
+    if "SPARK_REMOTE" in os.environ:
+        return "not needed here: Spark Connect"
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     remedy = "install Java 17: apt-get install -y openjdk-17-jre-headless (and unset a JAVA_HOME that points elsewhere)"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import functions as F
 
 from sie_spark.platform.catalog import Catalog, rows_said
 from sie_spark.platform.config import Session
@@ -67,10 +68,12 @@ def test_a_table_replaced_as_a_whole_keeps_no_partition(dynamic: Any, tmp_path: 
 @pytest.mark.spark
 def test_a_table_made_anew_is_another_at_the_same_version(spark: Any, tmp_path: Path) -> None:
     catalog = Catalog(spark, Root(tmp_path))
-    first = catalog.replace(spark.sql(ROWS), "training_set", fingerprint="x", job="test")
+    two_files = spark.sql(ROWS).union(spark.sql(ROWS)).repartition(4, "arm", F.rand(0))
+    first = catalog.replace(two_files, "training_set", fingerprint="x", job="test")
     spark.sql(f"OPTIMIZE {catalog.sql_name('training_set')}").collect()
     tidied = catalog.ref("training_set")
-    assert (tidied.content, tidied.rows) == (first.content, 2)
+    assert tidied.version > first.version
+    assert (tidied.content, tidied.rows) == (first.content, 4)
     catalog.root.remove("tables", "training_set")
     frame = spark.sql(ROWS).where("arm = 'random'")
     second = catalog.replace(frame, "training_set", fingerprint="y", job="test")
