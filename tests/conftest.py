@@ -42,7 +42,8 @@ def spark() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def connect(spark: Any) -> str:
     """Where a process finds this session's JVM through Spark Connect, as SPARK_REMOTE."""
-    service = spark._jvm.org.apache.spark.sql.connect.service.SparkConnectService
+    services = spark._jvm.org.apache.spark.sql.connect.service
+    service = getattr(getattr(services, "SparkConnectService$"), "MODULE$")  # a Scala object
     return f"sc://127.0.0.1:{service.localPort()}"
 
 
