@@ -32,6 +32,7 @@ from sie_spark.clickstream.tables import (
     EXPRESSIONS,
     LOCAL,
     NOW,
+    around,
     column_types,
     dates_in,
     ensure,
@@ -293,9 +294,10 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
     accepted = batch.accepted.select(*[name for name in batch.accepted.columns if name not in internal])
     new = {"quarantine": batch.distinct_rejected, "events": batch.distinct_accepted}
     touched = batch.accepted_dates
+    looked_at = around(batch.accepted_dates, dataset.dedup_days)
     for name, rows, staged_rows, key, dates in (
         ("quarantine", rejected, batch.rejected, "record_id", batch.rejected_dates),
-        ("events", accepted, batch.accepted, "event_id", batch.accepted_dates),
+        ("events", accepted, batch.accepted, "event_id", looked_at),
     ):
         made = ensure(catalog, name, rows.schema, layout=dataset.layout)
         if dates and not made:
@@ -327,7 +329,7 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
             accepted,
             "events",
             key="event_id",
-            dates=batch.accepted_dates,
+            dates=looked_at,
             stamp=metadata(job=JOB, dates=json.dumps(touched), **stamp),
         )
     # another job may have inserted some of them in between: they are duplicates of this run then

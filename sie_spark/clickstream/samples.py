@@ -216,7 +216,7 @@ def _written(
         _replace(ctx, frame, dates, fingerprint, whole=whole)
         return dates
     path = ctx.root.path(FOLDER, fingerprint)
-    retried(lambda: overwrite(frame, path))
+    overwrite(frame, path)
     staged = ctx.spark.read.format("delta").load(path)
     held = ctx.catalog.read("impressions").where(dates_in(dates))
     new, old = date_digests(staged), date_digests(held.select(*staged.columns))
@@ -273,7 +273,7 @@ def _rates(ctx: Context, rows: DataFrame, held: DataFrame | None, first: str, fi
         counts = counts.unionByName(sums.withColumn("event_date", F.date_sub(start, 1)))
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
     table = rate_table(counts, history.rate_strength).where(F.col("day") >= start)
-    retried(lambda: overwrite(table, path))
+    overwrite(table, path)
     return ctx.spark.read.format("delta").load(path)
 
 

@@ -88,16 +88,13 @@ def stage(ctx: Context, canonical: Canonical, fingerprint: str, look: Look | Non
     measures += look.measures if look else []
     rows = canonical.frame.withColumn(BAD, F.size("reasons") > 0)
 
-    def write() -> dict[str, Any]:
-        seen = Observation(f"staged-{fingerprint}")
-        frame = rows.observe(seen, *measures)
-        if asked:
-            frame = frame.where(stays)
-        frame = frame.drop(*canonical.warnings, *canonical.masks)
-        overwrite(frame.withColumn(ROW, F.monotonically_increasing_id()), ctx.root.path(FOLDER, fingerprint))
-        return seen.get
-
-    saw = retried(write)
+    seen = Observation(f"staged-{fingerprint}")
+    frame = rows.observe(seen, *measures)
+    if asked:
+        frame = frame.where(stays)
+    frame = frame.drop(*canonical.warnings, *canonical.masks)
+    overwrite(frame.withColumn(ROW, F.monotonically_increasing_id()), ctx.root.path(FOLDER, fingerprint))
+    saw = seen.get
     outside = int(saw["outside"] or 0) if asked else 0
     counts = Counts(
         int(saw["read"]) - outside,
@@ -137,11 +134,12 @@ def staged(ctx: Context, fingerprint: str) -> DataFrame:
 def overwrite(frame: DataFrame, path: str) -> None:
     """Write rows that are read once and removed: statistics of their columns would be in vain.
 
-    To be called through :func:`retried`: a client of Spark Connect that is killed leaves its query behind, and
-    the next run may write to the same place while that one still does.
+    Written again where another's commit comes in between: a client of Spark Connect that is killed leaves its
+    query behind, and the next run writes to the same place.
     """
     writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
-    writer.option("delta.dataSkippingNumIndexedCols", "0").save(path)
+    writer = writer.option("delta.dataSkippingNumIndexedCols", "0")
+    retried(lambda: writer.save(path))
 
 
 def clear(root: Root, fingerprint: str) -> None:
@@ -193,14 +191,11 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     totals += [_sum(test).alias(f"{name}_keys") for name, test in fates.items()]
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
 
-    def write() -> tuple[dict[str, Any], dict[str, Any]]:
-        days, keyed = Observation(f"days-{fingerprint}"), Observation(f"keys-{fingerprint}")
-        rows = _with_keys(staged(ctx, fingerprint)).observe(days, *texts)
-        grouped = rows.groupBy(*KEYS).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
-        overwrite(grouped.observe(keyed, *totals).where("n > 1").drop("n"), path)
-        return keyed.get, days.get
-
-    said, days_said = retried(write)
+    days, keyed = Observation(f"days-{fingerprint}"), Observation(f"keys-{fingerprint}")
+    rows = _with_keys(staged(ctx, fingerprint)).observe(days, *texts)
+    grouped = rows.groupBy(*KEYS).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
+    overwrite(grouped.observe(keyed, *totals).where("n > 1").drop("n"), path)
+    said, days_said = keyed.get, days.get
     found = {name: int(value or 0) for name, value in said.items()}
     read = found["accepted_rows"] + found["rejected_rows"]
     if read != counts.read or found["rejected_rows"] != counts.rejected:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from sie_spark.platform.catalog import (
@@ -143,6 +144,12 @@ def dates_in(dates: Iterable[str], column: str = "event_date") -> str:
     if len(ordered) > MANY_DATES:
         return f"{column} >= DATE'{ordered[0]}' AND {column} <= DATE'{ordered[-1]}'"
     return union_of_dates(ordered, column=column)
+
+
+def around(dates: Iterable[str], days: int) -> list[str]:
+    """The dates with so many days before and after each of them."""
+    steps = [timedelta(days=step) for step in range(-days, days + 1)]
+    return sorted({(date.fromisoformat(day) + step).isoformat() for day in dates for step in steps})
 
 
 def column_types(catalog: Catalog, name: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.training.arms import encoder, fit_arm, up_to_date
 from sie_spark.training.checkpoint import SavedModel, current_model, require_model, set_current
 from sie_spark.training.publish import publish_arm
-from sie_spark.training.train import training_rows
+from sie_spark.training.train import reference_fingerprint, training_rows
 
 
 def run(ctx: Context) -> StageResult:
@@ -23,17 +23,11 @@ def run(ctx: Context) -> StageResult:
     for arm in arms(ctx):
         source = samples if arm == "full" else subset
         fingerprint = ctx.fingerprint(
-            "retrain",
-            "model",
-            "training",
-            arm=arm,
-            version=source.content,
-            rows=source.rows,
-            encoder=encoded,
+            "retrain", "model", "training", arm=arm, source=source.content, encoder=encoded
         )
         if not up_to_date(ctx, arm, fingerprint):
             fresh = True
-            if arm == "full" and same_as_reference(ctx, samples):
+            if arm == "full" and same_as_reference(ctx, samples, encoded):
                 _adopt_reference(ctx, fingerprint)
             else:
                 frame = (
@@ -65,24 +59,14 @@ def arms(ctx: Context) -> list[str]:
     ]
 
 
-def same_as_reference(ctx: Context, samples: TableRef) -> bool:
+def same_as_reference(ctx: Context, samples: TableRef, encoded: str) -> bool:
     """Whether the pilot was fitted on all rows with the arm's own settings: the full arm is then that model."""
     pilot, training = ctx.config.pilot, ctx.config.training
     epochs = pilot.epochs or training.epochs
     if pilot.fraction < 1 or epochs != training.epochs:
         return False
-    encoded, _ = encoder(ctx)
-    expected = ctx.fingerprint(
-        "train",
-        "model",
-        "pilot",
-        "training",
-        samples=samples.content,
-        rows=samples.rows,
-        encoder=encoded,
-    )
     found = current_model(ctx.root, "reference")
-    return found is not None and found.fingerprint == expected
+    return found is not None and found.fingerprint == reference_fingerprint(ctx, samples, encoded)
 
 
 def _adopt_reference(ctx: Context, fingerprint: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sie_spark.platform.context import Context
-from sie_spark.platform.result import StageResult
+from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.training.arms import encoder, fit_arm, up_to_date
 from sie_spark.training.checkpoint import require_model
 from sie_spark.training.manifest import Draw
@@ -18,9 +18,7 @@ def run(ctx: Context) -> StageResult:
     """Fit ``models/reference``."""
     table = ctx.catalog.ref("samples")
     encoded, spec = encoder(ctx)
-    fingerprint = ctx.fingerprint(
-        "train", "model", "pilot", "training", samples=table.content, rows=table.rows, encoder=encoded
-    )
+    fingerprint = reference_fingerprint(ctx, table, encoded)
     skipped = up_to_date(ctx, "reference", fingerprint)
     if not skipped:
         pilot = ctx.config.pilot
@@ -43,6 +41,11 @@ def run(ctx: Context) -> StageResult:
         "pilot_loss": float(found["loss"][-1]),
     }
     return StageResult(inputs={"samples": table}, metrics=metrics, details=details, skipped=skipped)
+
+
+def reference_fingerprint(ctx: Context, samples: TableRef, encoded: str) -> str:
+    """What the reference model is fitted on and how."""
+    return ctx.fingerprint("train", "model", "pilot", "training", samples=samples.content, encoder=encoded)
 
 
 def training_rows(ctx: Context, version: int) -> DataFrame:

@@ -128,6 +128,18 @@ def test_the_same_again_writes_nothing_and_overlaps_add_only_what_is_new(
     assert third.outputs["events"].version == second.outputs["events"].version
 
 
+def test_an_id_sent_again_with_another_days_time(make_context, tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    write(first / "1.json", event("a"), event("b"))
+    late = START + 2 * DAY
+    write(again / "1.json", event("a", ts=late), event("c", ts=late + DAY))
+    ingest.run(make_context(settings(first), root=tmp_path / "root"))
+    ctx = make_context(settings(again, dedup_days=2), root=tmp_path / "root")
+    assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 0, "duplicate": 1}
+    held = {(row["key"], str(row["event_date"])) for row in rows(ctx.catalog.read("events"))}
+    assert held == {("a", "2024-03-01"), ("b", "2024-03-01"), ("c", "2024-03-04")}
+
+
 @pytest.mark.parametrize("moment", ["stage", "quarantine", "ledger"])
 def test_killed_anywhere_and_run_again(make_context, tmp_path: Path, monkeypatch, moment: str) -> None:
     log = write(

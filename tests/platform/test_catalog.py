@@ -1,12 +1,16 @@
-"""What the commits of a table say of its rows, without a look at the table."""
+"""What the commits of a table say of its rows, and writes that another's commit comes between."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
+from sie_spark.clickstream.staging import overwrite
 from sie_spark.platform.catalog import Catalog, rows_said
 from sie_spark.platform.config import Session
 from sie_spark.platform.root import Root
@@ -80,3 +84,65 @@ def test_a_table_made_anew_is_another_at_the_same_version(spark: Any, tmp_path: 
     assert second.version == first.version
     assert second.content != first.content
     assert second.rows == 1
+
+
+def interrupted(rows: DataFrame, folder: Path) -> DataFrame:
+    """The rows, one at a time; the first pass over them waits until another has written to the table."""
+    passes, committed = str(folder / "passes"), str(folder / "committed")
+
+    def wait(batches: Iterator[Any]) -> Iterator[Any]:
+        import os
+
+        with open(passes, "a", encoding="utf-8") as file:
+            file.write("one\n")
+        patience = time.time() + 120
+        while not os.path.exists(committed):
+            assert time.time() < patience, "the other writer never wrote"
+            time.sleep(0.05)
+        yield from batches
+
+    return rows.coalesce(1).mapInPandas(wait, "arm string, event_date date, id int")
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("staged", [False, True], ids=["replaced", "staged"])
+def test_a_write_is_made_again_after_another_ones_commit(spark: Any, tmp_path: Path, staged: bool) -> None:
+    catalog = Catalog(spark, Root(tmp_path))
+    path = catalog.path("training_set")
+    two, one = spark.sql(ROWS), spark.sql(ROWS).where("arm = 'random'")
+
+    def put(frame: DataFrame, fingerprint: str) -> None:
+        if staged:
+            overwrite(frame, path)
+        else:
+            catalog.replace(frame, "training_set", fingerprint=fingerprint, job="test")
+
+    put(one, "before")
+
+    def other() -> None:
+        passes = tmp_path / "passes"
+        wait_for(passes.exists)
+        put(one, "other")
+        (tmp_path / "committed").touch()
+
+    seen = Observation("seen")
+    counted = interrupted(two, tmp_path).observe(seen, F.count("*").alias("rows"))
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(other)
+        put(counted, "ours")
+        done.result()
+    assert (tmp_path / "passes").read_text().count("one") == 2
+    assert seen.get == {"rows": 2}
+    table = spark.read.format("delta").load(path)
+    assert sorted(table.select("arm").collect()) == [("random",), ("weighted",)]
+    history = spark.sql(f"DESCRIBE HISTORY {catalog.sql_name('training_set')}")
+    assert [row[0] for row in history.select("version").collect()] == [2, 1, 0]
+    if not staged:
+        assert catalog.fingerprint("training_set") == "ours"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    patience = time.time() + 120
+    while not condition():
+        assert time.time() < patience, "waited in vain"
+        time.sleep(0.05)

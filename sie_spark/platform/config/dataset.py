@@ -208,6 +208,12 @@ class Dataset(Settings):
         ["user_id", "session_id"], description="pseudonymised by a keyed hash at ingest"
     )
     event_key: list[str] = Field([], description="canonical columns that identify a record; empty: all of it")
+    dedup_days: int = Field(
+        0,
+        ge=0,
+        description="ids are looked for so many days before and after a batch's dates too, for sources that send "
+        "a record again with another time; costs a look at those days' ids",
+    )
     sampling_rate: str | None = Field(
         None,
         description="SQL: probability with which the log had kept the row; carried into offset and weight",
