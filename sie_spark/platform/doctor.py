@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from sie_spark.platform.config import Config
 from sie_spark.platform.errors import PlatformError, SieError
+from sie_spark.platform.java import java_version
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.result import StageResult
 from sie_spark.platform.root import Root
@@ -30,14 +28,20 @@ def run(config: Config, root: Root, progress: Progress) -> StageResult:
         when a check fails; its remedy joins those of all failed checks.
     """
     rows, remedies = [], []
+    failed: list[str] = []
     for name, check in CHECKS.items():
+        missing = [needed for needed in NEEDS.get(name, ()) if needed in failed]
+        if missing:
+            rows.append([name, "not tried", f"needs {missing[0]}"])
+            failed.append(name)
+            continue
         try:
             rows.append([name, "ok", check(config, root)])
         except SieError as error:
             rows.append([name, "FAILED", str(error)])
+            failed.append(name)
             remedies.append(f"{name}: {error.remedy}")
     progress.table("sie doctor", ["check", "state", "found"], rows)
-    failed = [row[0] for row in rows if row[1] != "ok"]
     if failed:
         raise PlatformError(f"doctor: {', '.join(failed)} not ready", remedy="; ".join(remedies))
     return StageResult(metrics={"checks": float(len(rows)), "failed": 0.0})
@@ -46,20 +50,11 @@ def run(config: Config, root: Root, progress: Progress) -> StageResult:
 def _java(config: Config, root: Root) -> str:
     if "SPARK_REMOTE" in os.environ:
         return "not needed here: Spark Connect"
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    remedy = "install Java 17: apt-get install -y openjdk-17-jre-headless (and unset a JAVA_HOME that points elsewhere)"
-    if not java or not Path(java).exists():
-        raise PlatformError("no java found", remedy=remedy)
-    text = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    match = re.search(r'version "(\d+)', text)
-    if not match or int(match.group(1)) < 17:
-        first = (text.splitlines() or ["no version"])[0]
-        raise PlatformError(f"{java}: {first}; Spark 4 needs 17 or newer", remedy=remedy)
-    modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, check=False).stdout
-    if "jdk.incubator.vector" not in modules:
-        raise PlatformError(f"{java} is a stripped runtime without jdk.incubator.vector", remedy=remedy)
-    return text.splitlines()[0]
+    return java_version()
+
+
+def _session(config: Config, root: Root) -> str:
+    return f"Spark {open_session(config.session).version}"
 
 
 def _delta(config: Config, root: Root) -> str:
@@ -77,7 +72,7 @@ def _delta(config: Config, root: Root) -> str:
             f"Delta cannot write under {root.uri}: {str(error).splitlines()[0][:200]}",
             remedy="let the first start download the Delta jars, or pass them through spark.jars (air-gapped)",
         ) from error
-    return f"wrote and read {rows} rows, Spark {spark.version}"
+    return f"wrote and read {rows} rows"
 
 
 def _worker(config: Config, root: Root) -> str:
@@ -155,9 +150,16 @@ def _key(config: Config, root: Root) -> str:
 CHECKS: dict[str, Check] = {
     "java": _java,
     "disk": _disk,
+    "session": _session,
     "delta": _delta,
     "worker python": _worker,
     "slots": _slots,
     "mlflow store": _store,
     "pseudonym key": _key,
+}
+NEEDS = {
+    "session": ("java",),
+    "delta": ("session",),
+    "worker python": ("session",),
+    "slots": ("session",),
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sie_spark.platform.config import Session
 from sie_spark.platform.errors import PlatformError
+from sie_spark.platform.java import java_version
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -99,9 +100,11 @@ def local_session(settings: Session, *, master: str | None = None) -> SparkSessi
         with _stderr_to(log):  # the JVM inherits it for life: Ivy's and Spark's chatter is not the user's
             return configure_spark_with_delta_pip(builder).getOrCreate()
     except Exception as error:  # the gateway raises plain RuntimeError or Py4J errors of many kinds
+        java_version()
         raise PlatformError(
             f"no local Spark session: {str(error).splitlines()[0][:300]} (Spark's own words: {log})",
-            remedy="run 'sie doctor': it checks Java 17, the Delta jars and the worker Python",
+            remedy="look there; the first start downloads the Delta jars (on a machine without a network name them"
+            " in session.conf: spark.jars), and session.memory must be free",
         ) from error
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,25 @@ def test_a_stage_before_its_time_says_which_comes_first(tmp_path: Path) -> None:
 test_a_stage_before_its_time_says_which_comes_first = pytest.mark.spark(
     test_a_stage_before_its_time_says_which_comes_first
 )
+
+
+@pytest.mark.parametrize("command", ["doctor", "ingest"])
+def test_a_machine_without_java_is_told_what_to_install(tmp_path: Path, command: str) -> None:
+    settings = ["--config", "simulated"] if command == "ingest" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "sie_spark.cli", command, "--root", str(tmp_path), *settings],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "JAVA_HOME": str(tmp_path / "nowhere")},
+    )
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 1 and "openjdk-17" in said["remedy"] and "Traceback" not in done.stderr
+    if command == "doctor":
+        assert said["error"] == "doctor: java, session, delta, worker python, slots not ready"
+        assert said["remedy"].count("java:") == 1 and "delta:" not in said["remedy"]
+    else:
+        assert said["error"].startswith("no java found")
 
 
 def test_every_job_has_its_shim() -> None:
