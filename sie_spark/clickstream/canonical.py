@@ -30,7 +30,7 @@ from sie_spark.clickstream.drift import (
 from sie_spark.clickstream.failures import nearest, unresolved_column
 from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
-from sie_spark.clickstream.times import UNKNOWN_DATE, parse_time, sensible
+from sie_spark.clickstream.times import UNKNOWN_DATE, check_format, parse_time, sensible
 from sie_spark.platform.config import Dataset, Rule
 from sie_spark.platform.errors import ConfigError, SourceError
 
@@ -172,7 +172,10 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
         names = ["event_ts", *names]
     for name in names:
         if name in RESERVED or name.startswith("_") or not name.isidentifier():
-            raise ConfigError(f"dataset.columns: '{name}' cannot be a column's name", remedy="rename it")
+            raise ConfigError(
+                f"dataset.columns: '{name}' cannot be a canonical column's name",
+                remedy="take letters, digits and _; the source's own name, in backticks, goes into its SQL",
+            )
     needed = ["event_ts", "event_type"] if dataset.kind == "events" else ["label"]
     for name in needed:
         if name not in names:
@@ -180,6 +183,7 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
                 f"dataset.columns: a data set of kind '{dataset.kind}' needs '{name}'",
                 remedy=f"add '{name}': SQL over the source columns",
             )
+    check_format(dataset, spark)
     check_rules(dataset.rules, [*names, "event_ts"], spark)
     for name in dataset.event_key:
         if name not in names:

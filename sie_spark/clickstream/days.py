@@ -18,10 +18,12 @@ from sie_spark.platform.root import read_bytes
 
 Facts = dict[str, Any]  # ISO date: JSON value
 POSITIONS = 50  # further down the list counts as one
-FORMAT = 1  # of what is kept: facts of another format are counted anew
+FORMAT = 2  # of what is kept: facts of another format are counted anew
 
 
-def facts_by_date(ctx: Context, table: str, version: int, measure: Callable[[DataFrame], Facts]) -> Facts:
+def facts_by_date(
+    ctx: Context, table: str, version: int, measure: Callable[[DataFrame], Facts], *, settings: Any = None
+) -> Facts:
     """``measure`` of every date of a table at a version.
 
     Parameters
@@ -29,8 +31,10 @@ def facts_by_date(ctx: Context, table: str, version: int, measure: Callable[[Dat
     measure:
         gives the facts of the dates that are among the rows; called for all rows at first, and where the
         commits since do not say which dates they changed.
+    settings:
+        what else it depends on (plain data).
     """
-    place, made = ("state", f"days-{table}.json"), [FORMAT, ctx.catalog.identity(table)]
+    place, made = ("state", f"days-{table}.json"), [FORMAT, ctx.catalog.identity(table), digest([settings])]
     held = json.loads(read_bytes(ctx.root.path(*place))) if ctx.root.exists(*place) else {}
     if held.get("of") != made or ctx.config.run.force:
         held = {}
@@ -49,10 +53,14 @@ def facts_by_date(ctx: Context, table: str, version: int, measure: Callable[[Dat
     return facts
 
 
-def newest_times(events: DataFrame) -> Facts:
-    """The newest event's time (ISO text) of each date, or null."""
-    rows = events.groupBy("event_date").agg(F.max("event_ts").cast("string")).collect()  # a row a date
-    return {str(day): newest for day, newest in rows}
+def event_facts(events: DataFrame, outcomes: dict[str, str]) -> Facts:
+    """Of each date the newest event's time (ISO text, or null), and how many events each predicate holds for."""
+    counts = [F.count(F.when(F.expr(sql), 1)) for sql in outcomes.values()]
+    by_date = events.groupBy("event_date").agg(F.max("event_ts").cast("string"), *counts)
+    return {
+        str(day): {"newest": newest, **dict(zip(outcomes, found, strict=True))}
+        for day, newest, *found in by_date.collect()  # a row a date
+    }
 
 
 def label_counts(impressions: DataFrame) -> Facts:

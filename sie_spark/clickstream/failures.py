@@ -96,4 +96,6 @@ def unresolved_column(error: Exception) -> str | None:
 def nearest(name: str, names: Sequence[str]) -> str:
     """A hint such as "did you mean 'x'?", or the list of names."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near and not near[0].isidentifier():
+        return f"did you mean '{near[0]}'? In SQL such a name stands in backticks: `{near[0]}`"
     return f"did you mean '{near[0]}'?" if near else f"columns there: {', '.join(names)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
@@ -11,13 +12,14 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream import timeline
 from sie_spark.clickstream.attribution import click_delay, clicks, conversions
-from sie_spark.clickstream.days import Facts, facts_by_date, label_counts, newest_times, refresh_daily_counts
+from sie_spark.clickstream.days import Facts, event_facts, facts_by_date, label_counts, refresh_daily_counts
 from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
     SESSION,
     list_relative,
     packed,
+    select_events,
     session_or_list,
     sessionised,
     shown,
@@ -81,8 +83,12 @@ def run(ctx: Context) -> StageResult:
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
     with session_settings(ctx.spark, EXPRESSIONS):
         events = catalog.read("events", version=version)
-        days = facts_by_date(ctx, "events", version, newest_times)
-        have, newest = sorted(days), max(filter(None, days.values()), default=None)
+        outcomes = _outcomes(ctx.config.dataset, events)
+        days = facts_by_date(
+            ctx, "events", version, partial(event_facts, outcomes=outcomes), settings=outcomes
+        )
+        have = sorted(days)
+        newest = max(filter(None, (day["newest"] for day in days.values())), default=None)
         if not have:
             raise DataError(
                 "table events holds no row: nothing was ingested but rejected records",
@@ -98,7 +104,9 @@ def run(ctx: Context) -> StageResult:
         if ctx.config.dataset.history.rates:
             refresh_daily_counts(ctx)
         counted = facts_by_date(ctx, "impressions", catalog.version("impressions"), label_counts)
-    details = {**_totals(counted), "dates_rebuilt": dates}
+    sent = {name: sum(day[name] for day in days.values()) for name in outcomes}
+    details = {**_totals(counted), "dates_rebuilt": dates, "outcome_events": sent}
+    _say_outcomes(ctx, details)
     ctx.save_details(JOB, details)
     left = set(stale if stale is not None else have) - set(_restrict(ctx, have))
     if not left:
@@ -180,6 +188,29 @@ def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
     if "_click_ts" not in rows.columns:
         rows = rows.withColumn("_click_ts", F.lit(None).cast("timestamp"))
     return conversions(rows, near, attribution)
+
+
+def _outcomes(dataset: Dataset, events: DataFrame) -> dict[str, str]:
+    """What labels are attributed from: a predicate over events for clicks, one for conversions."""
+    settings = dataset.impressions
+    found = {"clicks": settings.click_event, "conversions": settings.conversion_event}
+    for name, attribution in found.items():
+        if attribution is not None:
+            select_events(events, attribution.event, f"impressions.{name[:-1]}_event.event")
+    return {name: attribution.event for name, attribution in found.items() if attribution is not None}
+
+
+def _say_outcomes(ctx: Context, details: dict[str, Any]) -> None:
+    for name, sent in details["outcome_events"].items():
+        one, found = name[:-1], details[name]
+        if sent and not found:
+            setting = f"dataset.impressions.{one}_event"
+            ctx.progress.warn(
+                f"none of {sent:,} {one} events belongs to an impression: check {setting}.match and .window_hours,"
+                " and dataset.impressions.list_id"
+            )
+        else:
+            ctx.progress.say(f"{found:,} impressions with a {one}, of {sent:,} {one} events")
 
 
 def _warn_of_rates(ctx: Context, have: list[str]) -> None:
@@ -329,6 +360,9 @@ def _totals(counted: Facts) -> dict[str, Any]:
 def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped: bool = False) -> StageResult:
     names = ("impressions", "clicks", "conversions")
     metrics = {name: float(details[name]) for name in names if name in details}
+    metrics |= {
+        f"{name[:-1]}_events": float(sent) for name, sent in details.get("outcome_events", {}).items()
+    }
     if metrics.get("impressions"):
         metrics["click_rate"] = metrics["clicks"] / metrics["impressions"]
     made = ["impressions", *(["daily_counts"] if ctx.config.dataset.history.rates else [])]

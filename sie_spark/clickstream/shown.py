@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, MapType, StructType
 
 from sie_spark.clickstream.failures import nearest
 from sie_spark.platform.config import Dataset
@@ -65,6 +66,8 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     for name in [*context, *settings.parallel.values(), *([settings.items] if settings.items else [])]:
         if name not in events.columns:
             raise ConfigError(f"impressions: no event column '{name}'", remedy=nearest(name, events.columns))
+    if settings.items:
+        _check_items(events, settings.items)
     frame = lists.withColumn("_list_id", F.expr(settings.list_id) if settings.list_id else F.col("event_id"))
     if settings.items:
         frame = _exploded(frame, settings.items, settings.parallel)
@@ -76,7 +79,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
             F.expr(position).cast("int").alias("_position"),
             F.col("item_id").alias("event_item_id"),
         )
-    names = list(settings.parallel) if settings.items else []
+    names = [name for name in settings.parallel if name != "position"] if settings.items else []
     labels = {
         "click": settings.click
         or ("click" if "click" in events.columns else "label" if _labelled(dataset, "click") else None),
@@ -180,15 +183,27 @@ def _exploded(frame: DataFrame, items: str, parallel: dict[str, str]) -> DataFra
     zipped = F.arrays_zip(*[F.col(name) for name in (items, *parallel.values())])
     kept = [F.col(name) for name in frame.columns if name not in parallel]
     rows = frame.select(*kept, F.posexplode(zipped).alias("_at", "_shown"))
+    place = F.col(f"_shown.{parallel['position']}") if "position" in parallel else F.col("_at") + 1
     others = [name for name in frame.columns if name not in (*parallel, "item_id", "position")]
     return rows.select(
         *[F.col(name) for name in others],
         F.col("item_id").alias("event_item_id"),
-        F.col(f"_shown.{items}").alias("item_id"),
-        *[F.col(f"_shown.{source}").alias(name) for name, source in parallel.items()],
-        (F.col("_at") + 1).cast("int").alias("_position"),
+        F.col(f"_shown.{items}").cast("string").alias("item_id"),
+        *[F.col(f"_shown.{source}").alias(name) for name, source in parallel.items() if name != "position"],
+        place.cast("int").alias("_position"),
         F.concat_ws("-", "event_id", F.col("_at") + 1).alias("_impression_id"),
     ).where("item_id IS NOT NULL")
+
+
+def _check_items(events: DataFrame, items: str) -> None:
+    kind = events.schema[items].dataType
+    inner = kind.elementType if isinstance(kind, ArrayType) else None
+    if inner is None or isinstance(inner, (ArrayType, MapType, StructType)):
+        raise ConfigError(
+            f"dataset.impressions.items: column '{items}' is {kind.simpleString()[:120]}, not an array of item ids",
+            remedy=f"make one in dataset.columns, e.g. {items}: transform(shown, x -> x.item_id), and arrays of its"
+            " other fields for impressions.parallel",
+        )
 
 
 def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:

@@ -231,7 +231,8 @@ def _infer_json(spark: SparkSession, settings: Source, files: Snapshot) -> Struc
 def _read_csv(spark: SparkSession, settings: Source, files: Snapshot, stream: bool) -> Raw:
     assert settings.path is not None
     schema = declared(settings)
-    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, **settings.options}
+    # a quote within quotes is doubled (RFC 4180); Spark's own default is a backslash
+    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "escape": '"', **settings.options}
     header = options.get("header", "false").lower() == "true"
     if not header:
         if schema is None:

@@ -30,6 +30,8 @@ EXPRESSIONS = {
     # wrong values are for the rules to judge, not for Spark to fail on
     "spark.sql.ansi.enabled": "false",
     "spark.sql.session.timeZone": "UTC",
+    # a value that does not fit a time pattern is no time, also where Spark 2 would have taken it
+    "spark.sql.legacy.timeParserPolicy": "CORRECTED",
     # a filter over many derived columns makes the optimiser infer constraints for minutes (it is exponential)
     "spark.sql.constraintPropagation.enabled": "false",
 }

@@ -70,6 +70,8 @@ def run(ctx: Context) -> StageResult:
         "labels_by_date": {day: counted.as_dict() for day, counted in by_date.items()},
     }
     labels.check_values()
+    if labels.left_out:
+        ctx.progress.say(f"encode: left out {labels.left_out}")
     if encoder is None:
         labels.check_training(_source(ctx))
         ctx.progress.say(f"encode: fit on {labels.train:,} training rows")
@@ -126,6 +128,13 @@ class Labels:
         states = ("zero", "one", "null", "immature", "other")
         return {part: {state: self.of(part, state) for state in states} for part in ("train", "test")}
 
+    @property
+    def left_out(self) -> str:
+        """How many rows have no label, and how many none that is final, in words."""
+        words = {"null": "without a label", "immature": "whose label is not final yet"}
+        counted = {said: self.of("train", state) + self.of("test", state) for state, said in words.items()}
+        return ", ".join(f"{rows:,} rows {said}" for said, rows in counted.items() if rows)
+
     def check_values(self) -> None:
         """Raise where a label is neither 0, 1 nor null."""
         other = self.of("train", "other") + self.of("test", "other")
@@ -140,17 +149,21 @@ class Labels:
         zero, one = self.of("train", "zero"), self.of("train", "one")
         if not zero or not one:
             only = "no rows" if not zero and not one else f"only label {1 if one else 0}"
-            dropped = f"; {self.of('train', 'null'):,} null and {self.of('train', 'immature'):,} immature labels left out"
+            dropped = self._dropped("train")
             raise DataError(
-                f"impressions of {source}: the training part has {only} ({zero:,} zeros, {one:,} ones{dropped})",
+                f"impressions of {source}: the training part has {only} ({zero:,} zeros, {one:,} ones; {dropped})",
                 remedy="check the label definition (dataset.label, dataset.impressions), or move the split "
                 "(dataset.split.test_fraction, test_from, by)",
             )
         if not self.test:
             raise DataError(
-                f"impressions of {source}: no row is left for the test part",
-                remedy="move the split: dataset.split.test_fraction, test_from or by",
+                f"impressions of {source}: no row is left for the test part ({self._dropped('test')})",
+                remedy="move the split (dataset.split.test_fraction, test_from or by); where labels are not final,"
+                " wait for later events or lower dataset.maturity_hours",
             )
+
+    def _dropped(self, part: str) -> str:
+        return f"{self.of(part, 'null'):,} null and {self.of(part, 'immature'):,} immature labels left out"
 
 
 def count_labels(rows: DataFrame) -> dict[str, Labels]:
@@ -186,7 +199,7 @@ def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
     if hours > 0:
         of_conversions = ctx.config.dataset.label == "conversion"  # which column label_mature is about
         immature = cut.is_immature(hours, impressions.columns if of_conversions else [])
-        state = F.when(train & immature, "immature").otherwise(state)
+        state = F.when(immature, "immature").otherwise(state)
     rows = impressions.withColumns({"split": F.when(train, "train").otherwise("test"), "__state": state})
     return rows.withColumn("__keep", F.col("__state").isin("zero", "one"))
 
@@ -277,4 +290,6 @@ def _metrics(details: dict[str, Any]) -> dict[str, float]:
         rows = part.get("zero", 0) + part.get("one", 0)
         metrics[f"rows_{name}"] = float(rows)
         metrics[f"label_rate_{name}"] = part.get("one", 0) / rows if rows else 0.0
+    for state in ("null", "immature"):  # read = kept + these
+        metrics[f"rows_{state}"] = float(train.get(state, 0) + test.get(state, 0))
     return metrics

@@ -34,15 +34,15 @@ class Cut:
     def is_immature(self, maturity_hours: float, columns: list[str]) -> Column:
         """True where a label was not final yet: at the end of the log or, in training, at the cut.
 
-        A row near the cut owes its label to days that a model trained at the cut could not have seen.
+        A row near the cut owes its label to days that a model trained at the cut could not have seen; one near
+        the end of the log, a test row as well, may still get its outcome, and its 0 is no negative.
         """
         from pyspark.sql import functions as F
 
         young = ~F.coalesce(F.col("label_mature"), F.lit(True)) if "label_mature" in columns else F.lit(False)
         if self.by == "time":
-            young = young | (
-                F.unix_seconds("event_ts") + F.lit(maturity_hours * 3600.0) > F.lit(self.seconds)
-            )
+            at_cut = F.unix_seconds("event_ts") + F.lit(maturity_hours * 3600.0) > F.lit(self.seconds)
+            young = young | (self.is_train() & at_cut)
         return young
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,6 +59,8 @@ class Cut:
 def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
     """The cut the settings ask for; by time, an exact percentile of epoch seconds.
 
+    Of conversions, the rows are counted whose label is final: the others are no test rows.
+
     Raises
     ------
     DataError
@@ -72,6 +74,8 @@ def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
     from pyspark.sql import functions as F
 
     seconds = F.unix_seconds("event_ts")
+    if dataset.label == "conversion" and dataset.label_hours > 0 and "label_mature" in impressions.columns:
+        impressions = impressions.where(F.coalesce("label_mature", F.lit(True)))
     row = impressions.agg(
         F.percentile(seconds, F.lit(1.0 - split.test_fraction)), F.min(seconds), F.max(seconds)
     ).first()

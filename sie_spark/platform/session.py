@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def open_session(settings: Session) -> SparkSession:
     """
     from pyspark.sql import SparkSession
 
+    _say_errors_once()
     active = SparkSession.getActiveSession()
     submitted = any(
         name in os.environ for name in ("PYSPARK_GATEWAY_PORT", "DATABRICKS_RUNTIME_VERSION", "SPARK_REMOTE")
@@ -119,6 +121,14 @@ def _stderr_to(file: Path) -> Iterator[None]:
     finally:
         os.dup2(ours, 2)
         os.close(ours)
+
+
+def _say_errors_once() -> None:
+    """PySpark writes every error to stderr before it raises it, JVM trace and all; here the message is enough."""
+    from pyspark.logger import PySparkLogger
+
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _apply(session: SparkSession, conf: dict[str, str]) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from sie_spark.clickstream import ingest, samples
+from sie_spark.clickstream.shown import shown
+from sie_spark.platform.config import Dataset
+from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.progress import Progress
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
@@ -241,6 +244,9 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     assert held["s4"]["rate_item_id"] == pytest.approx((1 + 2.0 * (1 / 4)) / (3 + 2.0))
     assert held["s5"]["rate_item_id"] == pytest.approx((0 + 2.0 * (2 / 5)) / (1 + 2.0))
     assert len(first.details["dates_rebuilt"]) == 4
+    # one click was too late, one purchase is of somebody else
+    assert first.details["outcome_events"] == {"clicks": 3, "conversions": 2}
+    assert (first.metrics["clicks"], first.metrics["click_events"]) == (2, 3)
 
     # bob's purchase of day 3 arrives late: only the date of his click changes
     write(log / "2.json", event("b4", kind="buy", ts=START + 3 * DAY + 1, user="bob"))
@@ -248,19 +254,20 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     read: list[tuple[str, list[str]]] = []
 
     def spied(name: str, measure):
-        def spy(frame):
-            facts = measure(frame)
+        def spy(frame, **more):
+            facts = measure(frame, **more)
             read.append((name, sorted(facts)))
             return facts
 
         return spy
 
-    for name in ("newest_times", "label_counts"):
+    for name in ("event_facts", "label_counts"):
         monkeypatch.setattr(samples, name, spied(name, getattr(samples, name)))
     second = samples.run(ctx)
     # only what changed is read again: events of one date, impressions of another
-    assert read == [("newest_times", ["2024-03-04"]), ("label_counts", ["2024-03-03"])]
+    assert read == [("event_facts", ["2024-03-04"]), ("label_counts", ["2024-03-03"])]
     assert second.details["dates_rebuilt"] == ["2024-03-03"]
+    assert second.details["outcome_events"] == {"clicks": 3, "conversions": 3}
     after = read_shop(ctx)
     assert after["s4"]["conversion"] == 1 and after["s4"]["conversion_delay_s"] == DAY + 1 - 9
     assert {key: row for key, row in after.items() if key != "s4"} == {
@@ -291,6 +298,46 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     totals = ("impressions", "clicks", "conversions", "mature", "by_date", "by_position")
     step_by_step = ctx.load_details("samples")
     assert {name: step_by_step[name] for name in totals} == {name: at_once.details[name] for name in totals}
+
+
+def test_clicks_that_find_no_impression_are_said(make_context, tmp_path: Path, monkeypatch) -> None:
+    ctx = make_context(settings(tmp_path / "log.json", **SHOP))
+    said: list[str] = []
+    monkeypatch.setattr(ctx.progress, "warn", said.append)
+    for clicks, conversions in ((3, 0), (0, 0)):
+        details = {
+            "clicks": clicks,
+            "conversions": conversions,
+            "outcome_events": {"clicks": 4, "conversions": 0},
+        }
+        samples._say_outcomes(ctx, details)
+    assert len(said) == 1 and said[0].startswith("none of 4 click events belongs to an impression")
+    assert "dataset.impressions.click_event.match" in said[0]
+
+
+ONE_LIST = """
+    SELECT 'e' AS event_id, DATE'2024-03-01' AS event_date, TIMESTAMP'2024-03-01 10:00:00' AS event_ts, 1L AS seq,
+           'shown' AS event_type, 'u' AS user_id, 's' AS session_id, NULL AS item_id, 1D AS sampling_rate,
+           array(7, 8, NULL) AS ids, array(3, 1, 2) AS places, array(named_struct('id', 'x')) AS structs, 'x' AS text
+"""
+
+
+def test_items_are_an_array_of_ids_and_may_name_their_positions(spark) -> None:
+    def lists(**impressions):
+        return shown(
+            spark.sql(ONE_LIST), Dataset(name="t", columns={"event_type": "x"}, impressions=impressions), []
+        )
+
+    plain = lists(items="ids").select("item_id", "position", "impression_id").collect()
+    assert sorted(map(tuple, plain)) == [("7", 1, "e-1"), ("8", 2, "e-2")]
+    placed = lists(items="ids", parallel={"position": "places"}).select("item_id", "position").collect()
+    assert sorted(map(tuple, placed)) == [("7", 3), ("8", 1)]
+    for column in ("structs", "text"):
+        with pytest.raises(ConfigError, match=f"impressions.items: column '{column}'") as error:
+            lists(items=column)
+        assert "transform" in error.value.remedy
+    with pytest.raises(ValueError, match=r"parallel\.position"):
+        lists(items="ids", position="seq")
 
 
 def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: Path) -> None:

@@ -34,7 +34,13 @@ def quarantined(ctx) -> dict[str, list[str]]:
 
 def test_csv_files_of_two_layouts_by_name_not_by_place(make_context, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    write(log / "1.csv", CSV_COLUMNS, line(event("a")), line(event("b", price="cheap")), "torn,row")
+    write(
+        log / "1.csv",
+        CSV_COLUMNS,
+        line(event("a", item='"i, ""x"""')),
+        line(event("b", price="cheap")),
+        "torn,row",
+    )
     swapped = {
         name: event("c", price=7.5)[name] for name in ("price", *[n for n in event("c") if n != "price"])
     }
@@ -44,6 +50,7 @@ def test_csv_files_of_two_layouts_by_name_not_by_place(make_context, tmp_path: P
     assert ingest.run(ctx).rows.as_dict() == {"read": 4, "kept": 2, "quarantined": 2, "duplicate": 0}
     held = kept(ctx)
     assert held["a"]["price"] == 1.5 and held["c"]["price"] == 7.5
+    assert held["a"]["item_id"] == 'i, "x"'
     torn = [row for row in rows(ctx.catalog.read("quarantine")) if row["reasons"] == ["unparsable"]]
     assert [row["unparsed"] for row in torn] == ["torn,row"]
 

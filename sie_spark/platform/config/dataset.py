@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sie_spark.platform.config.base import Settings
 
@@ -51,7 +51,9 @@ class Rule(Settings):
     check: Literal["required", "type", "range", "set", "regex", "not_future", "reference", "expression"]
     severity: Literal["error", "warn"] = "error"
     name: str | None = None
-    min: float | None = None
+    min: float | None = Field(
+        None, description="range: NaN lies outside; nullif(x, 'NaN') in columns makes it null"
+    )
     max: float | None = None
     values: list[str] | None = None
     pattern: str | None = None
@@ -86,7 +88,10 @@ class Impressions(Settings):
     )
     parallel: dict[str, str] = Field({}, description="impression column: array column parallel to the items")
     list_id: str | None = Field(None, description="SQL for the id of the shown list; default: the event id")
-    position: str | None = Field(None, description="SQL for the 1-based position where there is no array")
+    position: str | None = Field(
+        None,
+        description="SQL for the 1-based position where there is no array; with one: its place, or parallel.position",
+    )
     list_relative: list[str] = Field(
         [], description="numbers compared within the list: adds <column>_rank (1 = least) and <column>_ratio"
     )
@@ -100,6 +105,15 @@ class Impressions(Settings):
     session_gap_minutes: float | None = Field(
         None, description="cut sessions by inactivity; null: session_id comes with the events"
     )
+
+    @model_validator(mode="after")
+    def _one_position(self) -> Impressions:
+        if self.items and self.position:
+            raise ValueError(
+                "position is for events that show one item; with items, the place in the array is the position,"
+                " or name an array of positions in parallel.position"
+            )
+        return self
 
 
 class History(Settings):
