@@ -44,6 +44,8 @@ def parse_time(value: Column, kind: str, dataset: Dataset) -> Column:
     if format == "iso":
         # a bare number is no ISO time, though Spark would take '2024' for a year
         parsed = F.when(text.rlike(r"^\s*\d{4}-\d{1,2}-\d{1,2}"), F.try_to_timestamp(F.trim(text)))
+        if zone == "UTC":
+            return parsed
         return F.when(text.rlike(ZONELESS), _from_zone(parsed, zone)).otherwise(parsed)
     parsed = F.try_to_timestamp(F.trim(text), F.lit(format))
     named = any(letter in re.sub(QUOTED, "", format) for letter in "XxZVzO")

@@ -36,19 +36,28 @@ def validate(cls: type[S], data: dict[str, Any], *, where: str) -> S:
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
-                names = valid_names(cls, problem["loc"][:-1])
-                near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.4)
                 lines.append(f"unknown setting '{key}'")
-                remedies.append(
-                    f"did you mean '{near[0]}'?" if near else f"valid names there: {', '.join(sorted(names))}"
-                )
+                remedies.append(_where_instead(cls, problem["loc"]))
             elif problem["type"] == "missing":
                 lines.append(f"setting '{key}' is required")
                 remedies.append(f"add '{key}'")
             else:
                 lines.append(f"setting '{key}': {problem['msg']} (got {problem['input']!r})")
                 remedies.append(f"correct '{key}'")
-        raise ConfigError(f"{where}: " + "; ".join(lines), remedy="; ".join(remedies)) from None
+        remedy = "; ".join(dict.fromkeys(remedies))
+        raise ConfigError(f"{where}: " + "; ".join(lines), remedy=remedy) from None
+
+
+def _where_instead(cls: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """A hint for an unknown setting: the section that has it, the nearest name, or the names there are."""
+    name = str(path[-1])
+    if len(path) == 1:
+        homes = [f"'{at}:'" for at in cls.model_fields if name in valid_names(cls, (at,))]
+        if homes:
+            return f"'{name}' belongs under {' or '.join(homes)}"
+    names = valid_names(cls, path[:-1])
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f"did you mean '{near[0]}'?" if near else f"valid names there: {', '.join(sorted(names))}"
 
 
 def valid_names(cls: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
