@@ -245,6 +245,9 @@ def _flow(facts: Facts) -> list[dict[str, Any]]:
         ("events", "all", ingest.get("kept")),
         ("shown items (impressions)", "all", facts.of("samples").get("impressions")),
     ]
+    out = sum(counts.get(state, 0) for counts in labels.values() for state in ("null", "immature"))
+    if out:
+        steps.append(("no label, or not final yet", "lost", out))
     for part, name in (("test", "test samples"), ("train", "training samples")):
         counts = labels.get(part)
         steps.append((name, "all", counts["zero"] + counts["one"] if counts else None))

@@ -98,6 +98,11 @@ def cautions(details: dict[str, dict[str, Any]], *, simulated: bool) -> list[str
     positives = details.get("evaluate", {}).get("positives")
     if positives is not None and positives < 2000:
         said.append(f"Only {positives:,} positive test rows: intervals are wide.")
+    young = details.get("encode", {}).get("labels", {}).get("test", {}).get("immature", 0)
+    if young:
+        said.append(
+            f"{young:,} of the newest rows are in neither part: their outcome may still come, and a 0 is no negative yet."
+        )
     for name, count in sorted(details.get("ingest", {}).get("warnings", {}).items()):
         if count:
             said.append(f"Quality warning '{name}': {count:,} rows (kept).")

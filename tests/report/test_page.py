@@ -211,6 +211,9 @@ def test_cautions_name_what_is_wrong() -> None:
     found["weigh"]["arms"]["weighted"] |= {"biased": True, "policy": "exp_score", "corrects_by": "none"}
     said = " ".join(words.cautions(found, simulated=True))
     assert "exp_score" in said and "biased" in said and "1.20 clicks" in said
+    assert "newest rows" not in said
+    found["encode"]["labels"]["test"] |= {"immature": 1_234}
+    assert "1,234 of the newest rows" in " ".join(words.cautions(found, simulated=True))
     assert "1,520 positive" in said and "device:set" in said and "simulated" in said
 
 
@@ -231,3 +234,8 @@ def test_every_bar_fits() -> None:
         "duplicates dropped",
         "events",
     ]
+    assert "no label, or not final yet" not in [step["name"] for step in steps]
+    known = copy.deepcopy(details())
+    known["encode"]["labels"]["train"] |= {"null": 5, "immature": 2_000}
+    left_out = [step for step in view(facts(known))["flow"] if step["name"].startswith("no label")]
+    assert [(step["kind"], step["rows"]) for step in left_out] == [("lost", "2,005")]
