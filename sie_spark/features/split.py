@@ -74,12 +74,20 @@ def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
     from pyspark.sql import functions as F
 
     seconds = F.unix_seconds("event_ts")
-    if dataset.label == "conversion" and dataset.label_hours > 0 and "label_mature" in impressions.columns:
+    of_conversions = (
+        dataset.label == "conversion" and dataset.label_hours > 0 and "label_mature" in impressions.columns
+    )
+    if of_conversions:
         impressions = impressions.where(F.coalesce("label_mature", F.lit(True)))
     row = impressions.agg(
         F.percentile(seconds, F.lit(1.0 - split.test_fraction)), F.min(seconds), F.max(seconds)
     ).first()
     assert row is not None
+    if row[0] is None and of_conversions:
+        raise DataError(
+            f"impressions: no row has a time and a final label: all are younger than {dataset.label_hours:g} hours",
+            remedy="wait for later events, or lower dataset.maturity_hours; without times set dataset.split.by=hash",
+        )
     if row[0] is None:
         raise DataError(
             "impressions: no row has an event_ts, so they cannot be split by time",

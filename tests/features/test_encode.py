@@ -243,6 +243,9 @@ def test_bad_labels_and_splits_are_named(make_context: Any, tmp_path: Any) -> No
     with pytest.raises(DataError, match=r"only label 0 \(32 zeros, 0 ones") as error:
         attempt({"label": 0.0})
     assert "dataset.label" in error.value.remedy
+    with pytest.raises(DataError, match="younger than 24 hours") as error:
+        attempt({"label_mature": False}, label="conversion", maturity_hours=24)
+    assert "dataset.maturity_hours" in error.value.remedy
     with pytest.raises(DataError, match="40 labels are neither 0 nor 1"):
         attempt({"label": 2.0})
     with pytest.raises(DataError, match="no rows"):
