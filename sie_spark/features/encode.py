@@ -195,10 +195,8 @@ def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
     state = (
         F.when(label.isNull(), "null").when(label == 0.0, "zero").when(label == 1.0, "one").otherwise("other")
     )
-    hours = ctx.config.dataset.label_hours
-    if hours > 0:
-        of_conversions = ctx.config.dataset.label == "conversion"  # which column label_mature is about
-        immature = cut.is_immature(hours, impressions.columns if of_conversions else [])
+    if ctx.config.dataset.label_hours > 0:
+        immature = cut.is_immature(ctx.config.dataset, impressions.columns)
         state = F.when(immature, "immature").otherwise(state)
     rows = impressions.withColumns({"split": F.when(train, "train").otherwise("test"), "__state": state})
     return rows.withColumn("__keep", F.col("__state").isin("zero", "one"))

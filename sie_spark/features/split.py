@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ class Cut:
             return unit_interval("group_key", F.lit("split")) >= F.lit(self.test_fraction)
         return F.unix_seconds("event_ts") < F.lit(self.seconds)
 
-    def is_immature(self, maturity_hours: float, columns: list[str]) -> Column:
+    def is_immature(self, dataset: Dataset, columns: Sequence[str]) -> Column:
         """True where a label was not final yet: at the end of the log or, in training, at the cut.
 
         A row near the cut owes its label to days that a model trained at the cut could not have seen; one near
@@ -39,9 +40,10 @@ class Cut:
         """
         from pyspark.sql import functions as F
 
-        young = ~F.coalesce(F.col("label_mature"), F.lit(True)) if "label_mature" in columns else F.lit(False)
+        known = knows_final(dataset, columns)
+        young = ~F.coalesce(F.col("label_mature"), F.lit(True)) if known else F.lit(False)
         if self.by == "time":
-            at_cut = F.unix_seconds("event_ts") + F.lit(maturity_hours * 3600.0) > F.lit(self.seconds)
+            at_cut = F.unix_seconds("event_ts") + F.lit(dataset.label_hours * 3600.0) > F.lit(self.seconds)
             young = young | (self.is_train() & at_cut)
         return young
 
@@ -54,6 +56,11 @@ class Cut:
     def from_dict(cls, data: dict[str, Any]) -> Cut:
         """Inverse of :meth:`as_dict`."""
         return cls(data["by"], data["seconds"], data["test_fraction"])
+
+
+def knows_final(dataset: Dataset, columns: Sequence[str]) -> bool:
+    """Whether ``label_mature`` is about the label: it says that conversions are final, not clicks."""
+    return dataset.label == "conversion" and dataset.label_hours > 0 and "label_mature" in columns
 
 
 def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
@@ -74,16 +81,14 @@ def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
     from pyspark.sql import functions as F
 
     seconds = F.unix_seconds("event_ts")
-    of_conversions = (
-        dataset.label == "conversion" and dataset.label_hours > 0 and "label_mature" in impressions.columns
-    )
-    if of_conversions:
+    becomes_final = knows_final(dataset, impressions.columns)
+    if becomes_final:
         impressions = impressions.where(F.coalesce("label_mature", F.lit(True)))
     row = impressions.agg(
         F.percentile(seconds, F.lit(1.0 - split.test_fraction)), F.min(seconds), F.max(seconds)
     ).first()
     assert row is not None
-    if row[0] is None and of_conversions:
+    if row[0] is None and becomes_final:
         raise DataError(
             f"impressions: no row has a time and a final label: all are younger than {dataset.label_hours:g} hours",
             remedy="wait for later events, or lower dataset.maturity_hours; without times set dataset.split.by=hash",
