@@ -83,8 +83,7 @@ def attribute(
     order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col("seq"), F.lit(0)), tie, "impression_id")
     following = F.lead(F.struct(SIDE, AT)).over(order)
     united = left.unionByName(right, allowMissingColumns=True).withColumn(NEXT, following)
-    seconds = F.lit(int(settings.window_hours * 3600))
-    near = (F.col(f"{NEXT}.{SIDE}") == 1) & (seconds_between(F.col(AT), F.col(f"{NEXT}.{AT}")) <= seconds)
+    near = (F.col(f"{NEXT}.{SIDE}") == 1) & in_window(F.col(AT), F.col(f"{NEXT}.{AT}"), settings)
     found = united.where(F.col(SIDE) == 0).withColumn(result, F.when(near, F.col(f"{NEXT}.{AT}")))
     return found.select(*rows.columns, result)
 
@@ -117,6 +116,12 @@ def conversions(rows: DataFrame, events: DataFrame, settings: Attribution) -> Da
     return both.withColumns(
         {"conversion": F.col("_bought").isNotNull().cast("int"), "conversion_delay_s": delay}
     ).drop("_from", "_bought")
+
+
+def in_window(first: Column, second: Column, settings: Attribution) -> Column:
+    """Whether the second time lies at most the attribution's window after the first, to the microsecond."""
+    micros = F.lit(int(settings.window_hours * 3_600_000_000))
+    return F.unix_micros(second) - F.unix_micros(first) <= micros
 
 
 def seconds_between(first: Column, second: Column) -> Column:

@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.drift import (
+    AS_JSON,
     DRIFT,
     EXTRA,
     FILE,
@@ -163,6 +164,7 @@ def _canonical(
         reasons=[*[f"type:{name}" for name in raw.untyped], *[name for name, _ in reasons]],
         warnings=named,
         masks=tuple(raw.masks),
+        folders=raw.folders,
     )
 
 
@@ -185,9 +187,17 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
             )
     check_format(dataset, spark)
     check_rules(dataset.rules, [*names, "event_ts"], spark)
-    for name in dataset.event_key:
-        if name not in names:
-            raise ConfigError(f"dataset.event_key: no canonical column '{name}'", remedy=nearest(name, names))
+    usual = Dataset.model_fields["identifiers"].get_default(call_default_factory=True)
+    meant = {
+        "event_key": dataset.event_key,
+        "identifiers": [n for n in dataset.identifiers if n not in usual],
+    }
+    for setting, chosen in meant.items():
+        for name in chosen:
+            if name not in names:
+                raise ConfigError(
+                    f"dataset.{setting}: no canonical column '{name}'", remedy=nearest(name, names)
+                )
     return names
 
 
@@ -204,14 +214,17 @@ def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
     for name, sql in wanted.items():
         while True:
             try:
-                frame.select(F.expr(sql).alias(name)).schema  # noqa: B018 - Connect analyses when asked
+                _one_value_a_row(frame, F.expr(sql))
                 break
             except PySparkException as error:
                 column = unresolved_column(error)
                 if column is None:
+                    unfolds = "UNSUPPORTED_GENERATOR" in str(error)
                     raise ConfigError(
                         f"dataset.columns.{name}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
-                        remedy="correct the SQL; it may use the source's columns only",
+                        remedy="a record is one row: map the array itself, and name it in impressions.items"
+                        if unfolds
+                        else "correct the SQL; it may use the source's columns only, and gives one value a record",
                     ) from None
                 if dataset.source.on_missing_column == "refuse" or column in missing or "." in column:
                     raise SourceError(
@@ -222,6 +235,12 @@ def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
                 frame = frame.withColumn(column, F.lit(None).cast("string"))
     helpers = [F.col(name) for name in (*HELPERS, *raw.masks)]
     return frame.select(*[F.expr(sql).alias(f"_c_{name}") for name, sql in wanted.items()], *helpers), missing
+
+
+def _one_value_a_row(frame: DataFrame, expression: Column) -> None:
+    """Let Spark analyse (Connect does when asked): inside a struct and beside a column it refuses ``explode``
+    and aggregates, which by themselves would make other rows of the records."""
+    frame.select(UNPARSED, F.struct(expression)).schema  # noqa: B018
 
 
 def _rejects(dataset: Dataset) -> bool:
@@ -272,7 +291,7 @@ def _expression(frame: DataFrame, rule: Rule, names: list[str]) -> Column:
 
     try:
         holds = F.expr(_over_holders(str(rule.expression), names)).cast("boolean")
-        frame.select(holds).schema  # noqa: B018 - Connect analyses when asked
+        _one_value_a_row(frame, holds)
     except PySparkException as error:
         said = str(error).splitlines()[0][:200].replace("_c_", "")
         raise ConfigError(
@@ -295,21 +314,25 @@ def _record(raw: Raw, dataset: Dataset, identifiers: list[str]) -> Column:
     """The source row as JSON; fields that an identifier is made from are hashed."""
     sql = " ".join(dataset.columns[name] for name in identifiers if name in dataset.columns)
     words = {word.lower() for word in re.findall(r"\w+", sql)}
+
+    def identifies(name: str) -> bool:  # a name that is no word (`user-id`) stands in the SQL as it is
+        return name.lower() in (words if re.fullmatch(r"\w+", name) else sql.lower())
+
     struct = raw.frame.schema[SOURCE].dataType
     fields = []
     for name in struct.names:  # type: ignore[attr-defined]
         field = F.col(SOURCE)[name]
-        if name.lower() in words:
+        if identifies(name):
             kind = struct[name].dataType.simpleString()  # type: ignore[index]
             complex_ = kind.startswith(("struct", "array", "map"))
-            field = pseudonym(F.to_json(field) if complex_ else field)
+            field = pseudonym(F.to_json(field, AS_JSON) if complex_ else field)
         fields.append(field.alias(name))
     # an identifier made by an expression has another hash than the field: both are kept, for 'sie forget'
     made = [name for name in identifiers if name not in struct.names]  # type: ignore[attr-defined]
     fields += [F.col(f"_c_{name}").alias(name) for name in made]
     if dataset.source.on_new_column == "quarantine":
         fields.append(F.col(EXTRA).alias("undeclared"))
-    return F.to_json(F.struct(*fields))
+    return F.to_json(F.struct(*fields), AS_JSON)
 
 
 def _finished(
@@ -320,7 +343,14 @@ def _finished(
     reasons: list[str],
     warnings: dict[str, str],
     masks: tuple[str, ...],
+    folders: tuple[str, ...],
 ) -> Canonical:
+    def placed(text: Column) -> Column:  # equal lines below different folders are different records
+        if not folders:
+            return text
+        values = [F.coalesce(F.col(SOURCE)[name].cast("string"), F.lit("")) for name in folders]
+        return F.when(text.isNotNull(), F.concat_ws("\u0001", text, *values))
+
     rejected = F.size("reasons") > 0
     event_type = {"events": None, "impressions": "impression", "tabular": "row"}[dataset.kind]
     columns: dict[str, Column] = {}
@@ -342,10 +372,10 @@ def _finished(
         separated = [
             part for at, key in enumerate(parts) for part in ([F.lit("\u0001")] if at else []) + [key]
         ]
-        identity = F.coalesce(F.concat(*separated), pseudonym(F.col(TEXT)), F.col("_record"))
+        identity = F.coalesce(F.concat(*separated), pseudonym(placed(F.col(TEXT))), F.col("_record"))
     else:
-        identity = F.coalesce(pseudonym(F.col(TEXT)), F.col("_record"))
-    rejected_identity = F.coalesce(F.col(UNPARSED), F.col("_record"))
+        identity = F.coalesce(pseudonym(placed(F.col(TEXT))), F.col("_record"))
+    rejected_identity = F.coalesce(placed(F.col(UNPARSED)), F.col("_record"))
     event_id = F.substring(F.sha2(F.when(rejected, rejected_identity).otherwise(identity), 256), 1, ID_LENGTH)
     extra = [F.col(EXTRA).alias("extra")] if dataset.source.on_new_column == "add" else []
     staged = frame.select(

@@ -23,6 +23,11 @@ SOURCE = "_sie_source"  # the record as it came, a struct: what a rejected row k
 CORRUPT = "_sie_corrupt"
 NEW_COLUMN, MISSING_COLUMN = "new_column:", "missing_column:"
 MASK_BITS = 62
+# a record is known by its text: times to the microsecond, where to_json by itself writes milliseconds
+AS_JSON = {
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+}
 HELPERS = (UNPARSED, FILE, DRIFT, EXTRA, TEXT, SOURCE)
 
 
@@ -32,7 +37,8 @@ class Raw:
 
     ``untyped``: columns that were text in the source, and the type they were cast to. ``bits``: for each
     declared column of a JSON source the helper column and the bit that say whether a record has it. ``others``:
-    the files of other layouts, whose columns may have other types.
+    the files of other layouts, whose columns may have other types. ``folders``: columns that are not in the
+    record's text but in the names of its folders.
     """
 
     frame: DataFrame
@@ -41,6 +47,7 @@ class Raw:
     new_columns: list[str]
     bits: dict[str, tuple[str, int]] = field(default_factory=dict)
     others: tuple[Raw, ...] = ()
+    folders: tuple[str, ...] = ()
 
     @property
     def masks(self) -> list[str]:
@@ -88,6 +95,13 @@ def extra_columns(settings: Source, new: Sequence[str]) -> Column:
     return F.map_filter(F.create_map(*pairs), lambda _, value: value.isNotNull())
 
 
+def whole_text(names: Sequence[str], new: Sequence[str]) -> Column:
+    """The whole record where some of its columns are not declared: it is told apart by them too."""
+    if not new:
+        return F.lit(None).cast("string")
+    return F.to_json(F.struct(*[F.col(f"`{name}`") for name in names]), AS_JSON)
+
+
 def add_nulls(frame: DataFrame, schema: StructType | None, missing: Sequence[str]) -> DataFrame:
     """Declared columns that the source lacks, as nulls."""
     for name in missing:
@@ -120,7 +134,7 @@ def typed_from_text(
     typed_frame = frame.select(
         *columns, *others, FILE, UNPARSED, drift.alias(DRIFT), EXTRA, TEXT, source.alias(SOURCE), *masks
     )
-    return Raw(typed_frame, [*schema.names, *partitions], untyped, [])
+    return Raw(typed_frame, [*schema.names, *partitions], untyped, [], folders=tuple(partitions))
 
 
 def cast_text(text: Column, wanted: DataType) -> Column:

@@ -46,6 +46,31 @@ _KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "read files of one layout at a time, or mend the header",
     ),
     (
+        ("COLUMN_ALREADY_EXISTS",),
+        "{source}: a record holds a column twice (or in upper and lower case): {first}",
+        "declare dataset.source.columns: the columns are then not inferred from the records",
+    ),
+    (
+        ("CANNOT_MERGE_SCHEMAS", "CANNOT_MERGE_INCOMPATIBLE_DATA_TYPE", "Failed merging schema"),
+        "{source}: its files hold a column as different types: {first}",
+        "declare dataset.source.columns, and source.on_type_change: cast or quarantine; each file is then judged by itself",
+    ),
+    (
+        ("PARQUET_TYPE_ILLEGAL",),
+        "{file}: a column has a type that Spark does not read: {first}",
+        "write that column as another type (a time in microseconds, a number, text)",
+    ),
+    (
+        ("INVALID_CHARACTERS_IN_COLUMN_NAMES",),
+        "{source}: a nested field's name cannot stand in a table: {first}",
+        "map its column as text, to_json(column), or give the fields other names with named_struct",
+    ),
+    (
+        ("TextParsingException", "maximum number of columns"),
+        "{file}: a line has more fields, or a longer one, than the CSV reader takes",
+        "raise source.options.maxColumns or maxCharsPerColumn, or mend that line",
+    ),
+    (
         ("overflow", "ArithmeticException", "CAST_INVALID_INPUT"),
         "{source}: an expression in the data set's YAML failed on a record: {first}",
         "use functions that give null instead (try_cast, try_divide, ...), and dataset.event_time",
@@ -75,7 +100,7 @@ def readable(source: str) -> Iterator[None]:
 def explain(error: Exception, source: str) -> SourceError:
     """The :class:`SourceError` that says what one of Spark's exceptions means for this source."""
     text = str(error)
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)[:300]
+    first = _reason(text) or type(error).__name__
     files = [file.rstrip(".:;") for file in _FILE.findall(text) if "/_staging/" not in file]
     where = files[0] if files else source
     place = {"source": source, "file": where, "first": first}
@@ -85,6 +110,19 @@ def explain(error: Exception, source: str) -> SourceError:
     return SourceError(
         f"{where}: cannot be read: {first}", remedy="check the path, its format and its columns"
     )
+
+
+def _reason(text: str) -> str:
+    """The line that says why: of a failed call to the JVM the innermost cause, else the first."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = next(iter(lines), "")
+    if first.startswith("An error occurred while calling"):
+        causes = [line for line in lines[1:] if line.startswith((": ", "Caused by: "))]
+        first = (
+            re.sub(r"^(?:Caused by)?: (?:[\w.$]+(?:Exception|Error): )?", "", causes[-1]) if causes else first
+        )
+    detail = next((line for line in lines if line.startswith("Invalid column names")), "")
+    return f"{first} {detail}".strip()[:300]
 
 
 def unresolved_column(error: Exception) -> str | None:

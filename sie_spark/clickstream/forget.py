@@ -140,13 +140,17 @@ def _find(ctx: Context, table: str, person: DataFrame, samples: DataFrame | None
 
 
 def _in_record(name: Column) -> Column:
-    """Whether a rejected record is of the person: it holds the hash, or the name itself in verbatim text."""
+    """Whether a rejected record is of the person: it holds the hash.
+
+    In undeclared fields, which are kept as they came, and in the text of what could not be parsed, the name itself
+    is looked for, as a word: nobody can tell there whose record it is.
+    """
     hashed = F.coalesce(F.contains(F.col("record"), name), F.lit(False))
     word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
     verbatim = F.col("unparsed")
     encoded = F.expr("cast(try_to_binary(substring(unparsed, 8), 'base64') as string)")
     verbatim = F.when(verbatim.startswith("base64:"), encoded).otherwise(verbatim)
-    for text in (verbatim, F.col("record")):  # a record keeps fields that nobody declared as they came
+    for text in (verbatim, F.get_json_object("record", "$.undeclared")):
         hashed = hashed | F.coalesce(F.regexp_like(text, word), F.lit(False))
     return hashed
 

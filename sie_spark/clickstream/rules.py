@@ -17,6 +17,8 @@ from sie_spark.platform.errors import ConfigError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+TIMES = ("timestamp", "timestamp_ntz", "date")
+FRACTIONS = ("decimal", "double", "float")
 NEEDS = {
     "type": ("type",),
     "set": ("values",),
@@ -77,13 +79,18 @@ def violation(rule: Rule, columns: Mapping[str, Column], types: Mapping[str, str
     """
     column = columns[rule.column]
     kind = types.get(rule.column, "string")
+    if rule.check in ("range", "not_future") and not _ordered(kind):
+        raise ConfigError(
+            f"rule '{rule_name(rule)}': check '{rule.check}' cannot judge a column of type {kind[:60]}",
+            remedy=f"map '{rule.column}' to a number, text or time, or use check 'expression'",
+        )
     there = column.isNotNull()
     if rule.check == "required":
         return column.isNull() | _blank(column, kind)
     if rule.check == "type":
         return there & column.cast("string").try_cast(str(rule.type)).isNull()
     if rule.check == "range":
-        moment = kind in ("timestamp", "date")  # in seconds since 1970
+        moment = kind in TIMES  # in seconds since 1970
         number = column.cast("timestamp").cast("double") if moment else column.try_cast("double")
         outside = number.isNull() | F.isnan(number)
         if rule.min is not None:
@@ -92,12 +99,15 @@ def violation(rule: Rule, columns: Mapping[str, Column], types: Mapping[str, str
             outside = outside | (number > rule.max)
         return there & outside
     if rule.check == "set":
-        return there & ~column.cast("string").isin(list(rule.values or []))
+        known = column.cast("string").isin(list(rule.values or []))
+        if kind.startswith(FRACTIONS):  # 1.5 is 1.50
+            known = known | column.isin([F.lit(value).try_cast("double") for value in rule.values or []])
+        return there & ~F.coalesce(known, F.lit(False))
     if rule.check == "regex":
         return there & ~column.cast("string").rlike(rule.pattern or "")
     if rule.check == "not_future":
         latest = F.current_timestamp() + F.make_dt_interval(secs=F.lit(rule.tolerance_hours * 3600))
-        return there & (column.cast("timestamp") > latest)
+        return there & (column.try_cast("timestamp") > latest)
     if rule.check == "reference":
         return there & F.col(_flag(rule)).isNull()
     return F.lit(True)  # 'expression' is evaluated where its SQL has names: see canonical
@@ -131,6 +141,12 @@ def with_references(
 def reference_flags(rules: Sequence[Rule]) -> list[str]:
     """Names of the columns that :func:`with_references` adds."""
     return [_flag(rule) for rule in rules if rule.check == "reference"]
+
+
+def _ordered(kind: str) -> bool:
+    """Whether values of a type can be read as numbers or times."""
+    integers = ("tinyint", "smallint", "int", "bigint")
+    return kind in (*TIMES, *integers, "string", "boolean", "void") or kind.startswith(FRACTIONS)
 
 
 def _flag(rule: Rule) -> str:

@@ -193,24 +193,24 @@ def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
 def _outcomes(dataset: Dataset, events: DataFrame) -> dict[str, str]:
     """What labels are attributed from: a predicate over events for clicks, one for conversions."""
     settings = dataset.impressions
-    found = {"clicks": settings.click_event, "conversions": settings.conversion_event}
+    found = {"click": settings.click_event, "conversion": settings.conversion_event}
     for name, attribution in found.items():
         if attribution is not None:
-            select_events(events, attribution.event, f"impressions.{name[:-1]}_event.event")
+            select_events(events, attribution.event, f"impressions.{name}_event.event")
     return {name: attribution.event for name, attribution in found.items() if attribution is not None}
 
 
 def _say_outcomes(ctx: Context, details: dict[str, Any]) -> None:
     for name, sent in details["outcome_events"].items():
-        one, found = name[:-1], details[name]
+        found = details[f"{name}s"]
         if sent and not found:
-            setting = f"dataset.impressions.{one}_event"
+            setting = f"dataset.impressions.{name}_event"
             ctx.progress.warn(
-                f"none of {sent:,} {one} events belongs to an impression: check {setting}.match and .window_hours,"
+                f"none of {sent:,} {name} events belongs to an impression: check {setting}.match and .window_hours,"
                 " and dataset.impressions.list_id"
             )
         else:
-            ctx.progress.say(f"{found:,} impressions with a {one}, of {sent:,} {one} events")
+            ctx.progress.say(f"{found:,} impressions with a {name}, of {sent:,} {name} events")
 
 
 def _warn_of_rates(ctx: Context, have: list[str]) -> None:
@@ -360,9 +360,7 @@ def _totals(counted: Facts) -> dict[str, Any]:
 def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped: bool = False) -> StageResult:
     names = ("impressions", "clicks", "conversions")
     metrics = {name: float(details[name]) for name in names if name in details}
-    metrics |= {
-        f"{name[:-1]}_events": float(sent) for name, sent in details.get("outcome_events", {}).items()
-    }
+    metrics |= {f"{name}_events": float(sent) for name, sent in details.get("outcome_events", {}).items()}
     if metrics.get("impressions"):
         metrics["click_rate"] = metrics["clicks"] / metrics["impressions"]
     made = ["impressions", *(["daily_counts"] if ctx.config.dataset.history.rates else [])]

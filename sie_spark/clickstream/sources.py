@@ -34,9 +34,10 @@ from sie_spark.clickstream.drift import (
     no_reasons,
     prefixed,
     typed_from_text,
+    whole_text,
 )
 from sie_spark.clickstream.failures import readable
-from sie_spark.clickstream.typed import MANY_FOOTERS, read_delta, read_parquet
+from sie_spark.clickstream.typed import MANY_FOOTERS, is_glob, read_delta, read_parquet
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import SourceError
@@ -45,6 +46,15 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 KEEP = ("add", "quarantine")  # what becomes of undeclared columns where they are not dropped or refused
+LISTING = (
+    "basePath",
+    "recursiveFileLookup",
+    "pathGlobFilter",
+    "maxFileAge",
+    "maxFilesPerTrigger",
+    "latestFirst",
+)
+MAX_COLUMNS = "200000"  # fields of a CSV line; with more the file cannot be read
 MANY_FILES = 256  # CSV headers looked at one by one; Spark itself checks the rest against them
 SAMPLED_FILES = 16  # JSON files that undeclared columns are inferred from
 
@@ -77,7 +87,8 @@ def snapshot(spark: SparkSession, settings: Source) -> Snapshot:
         if settings.format == "delta":
             row = spark.sql(f"DESCRIBE HISTORY delta.`{path}` LIMIT 1").select("version").first()
             version = int(row[0]) if row else 0
-            return Snapshot(1, 0, digest([path, version]), version=version)
+            made = spark.sql(f"DESCRIBE DETAIL delta.`{path}`").select("id").first()  # anew at the same place
+            return Snapshot(1, 0, digest([path, str(made[0]) if made else "", version]), version=version)
         keep = {k: v for k, v in settings.options.items() if k in ("recursiveFileLookup", "pathGlobFilter")}
         files = (
             spark.read.format("binaryFile")
@@ -117,7 +128,8 @@ def read(spark: SparkSession, settings: Source, files: Snapshot, *, stream: bool
         schema = declared(settings)
         if settings.format == "delta":
             return read_delta(spark, settings, schema, version=files.version, stream=stream)
-        return read_parquet(spark, settings, schema, files=files.names, stream=stream)
+        listing = _listing(settings, files, stream)
+        return read_parquet(spark, settings, schema, files=files.names, listing=listing, stream=stream)
 
 
 def declared(settings: Source) -> StructType | None:
@@ -137,26 +149,50 @@ def declared(settings: Source) -> StructType | None:
     return schema
 
 
-def _load(spark: SparkSession, format: str, path: str, options: dict[str, str], stream: bool) -> DataFrame:
-    reader = spark.readStream if stream else spark.read
-    return reader.format(format).options(**options).load(path)
+def _listing(settings: Source, files: Snapshot, stream: bool) -> dict[str, str]:
+    """Options of how files are found.
+
+    Spark takes folders named column=value for columns below a directory, and below a glob only where it is
+    told where they begin. A stream passes over files older than a week, which copies and archives keep being.
+    """
+    found = {name: value for name, value in settings.options.items() if name in LISTING}
+    if stream:
+        found = {"maxFileAge": "3650d", **found}
+    parts = str(settings.path).split("/")
+    first = next((at for at, part in enumerate(parts) if set(part) & set("*?[{=")), len(parts))
+    if is_glob(str(settings.path)) and any("=" in name.rpartition("/")[0] for name in files.names):
+        found = {"basePath": "/".join(parts[:first]) or ("/" if parts[0] == "" else "."), **found}
+    return found
+
+
+def _decoded(settings: Source) -> Column:
+    """A line of JSON as text: Spark's text source takes every file for UTF-8."""
+    named = {name.lower(): value for name, value in settings.options.items()}
+    encoding = named.get("encoding", named.get("charset", "UTF-8")).upper()
+    if encoding in ("UTF-8", "UTF8", "US-ASCII"):
+        return F.col("value")
+    if encoding not in ("ISO-8859-1", "LATIN1", "LATIN-1"):
+        raise SourceError(
+            f"{settings.path}: source.options.encoding '{encoding}' is not read from JSON lines",
+            remedy="UTF-8 and ISO-8859-1 are; convert the files with iconv",
+        )
+    return F.decode(F.col("value").cast("binary"), "ISO-8859-1")
 
 
 def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: bool) -> Raw:
     assert settings.path is not None
-    schema = declared(settings) or _infer_json(spark, settings, files)
-    options = {
-        k: v for k, v in settings.options.items() if k in ("recursiveFileLookup", "pathGlobFilter", "lineSep")
-    }
-    lines = _load(spark, "text", settings.path, options, stream)
-    partitions = [name for name in lines.columns if name != "value" and name not in schema.names]
+    wanted = declared(settings) or _infer_json(spark, settings, files)
+    options = {**_listing(settings, files, stream)}
+    options |= {name: value for name, value in settings.options.items() if name == "lineSep"}
+    reader = spark.readStream if stream else spark.read
+    lines = reader.format("text").options(**options).load(settings.path)
+    partitions = [name for name in lines.columns if name != "value"]
+    schema = StructType([field for field in wanted if field.name not in partitions])
     # one pass over the text gives the values and the names of all columns, declared or not
+    lines = lines.withColumns({"value": _decoded(settings), FILE: F.col("_metadata.file_name")})
     parsed = F.from_json("value", "map<string,string>", {"mode": "PERMISSIVE", **settings.options})
     frame = lines.select(
-        *partitions,
-        F.col("_metadata.file_name").alias(FILE),
-        F.col("value").alias(TEXT),
-        parsed.alias("_sie_record"),
+        *_folders(partitions, wanted), FILE, F.col("value").alias(TEXT), parsed.alias("_sie_record")
     )
     value, record, carried = F.col(TEXT), F.col("_sie_record"), [*partitions, FILE, TEXT]
     names = [f"`{name}`" for name in schema.names]
@@ -174,7 +210,7 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
         & ~_glued(value)
     )
     kept_text = F.when(valid, value).otherwise(F.concat(F.lit("base64:"), F.base64(value.cast("binary"))))
-    known = F.array(*[F.lit(name) for name in schema.names])
+    known = F.array(*[F.lit(name) for name in (*schema.names, *partitions)])
     has_new = whole & (F.size(record) > reduce(add, [F.bit_count(mask) for mask in masks]))
     new = F.array_except(F.map_keys(record), known)
     has_new = has_new & (F.size(new) > 0)  # a column that is null is held by the record, and not new
@@ -182,7 +218,7 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     if settings.on_new_column in ("refuse", "quarantine"):
         drift = F.when(has_new, prefixed(NEW_COLUMN, new)).otherwise(drift)
     if settings.on_missing_column == "quarantine":
-        absent = F.array_except(known, F.map_keys(record))
+        absent = F.array_except(F.array(*[F.lit(name) for name in schema.names]), F.map_keys(record))
         absent_too = F.concat(drift, prefixed(MISSING_COLUMN, absent))
         drift = F.when(whole & (F.size(absent) > 0), absent_too).otherwise(drift)
     extra = F.map_filter(record, lambda key, _: ~F.array_contains(known, key))
@@ -198,6 +234,16 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     return replace(raw, bits=bits if settings.columns else {})
 
 
+def _folders(partitions: Sequence[str], schema: StructType | None) -> list[Column]:
+    """Columns that folders are named after, of the declared types where they are declared."""
+    types = {field.name: field.dataType for field in schema or ()}
+    columns = {name: F.col(f"`{name}`") for name in partitions}
+    return [
+        (column.cast(types[name]) if name in types else column).alias(name)
+        for name, column in columns.items()
+    ]
+
+
 def _masks(bits: dict[str, tuple[str, int]]) -> dict[str, Column]:
     """The masks (bigint): which of the columns a record has."""
     masks: dict[str, Column] = {}
@@ -209,7 +255,9 @@ def _masks(bits: dict[str, tuple[str, int]]) -> dict[str, Column]:
 
 def _glued(value: Column) -> Column:
     """Two objects on one line: ``}`` and ``{`` meet outside of strings, where JSON wants a comma."""
-    bare = F.regexp_replace(F.substring(value, 1, 100_000), r'"[^"\\]*"', '""')
+    # the last may be cut; possessive, so that no stack grows with it
+    string = r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?$)'
+    bare = F.regexp_replace(F.substring(value, 1, 100_000), string, '""')
     second = F.ltrim(value, F.lit("{ \t\r")).contains("{")  # a flat record has one brace: no pattern is tried
     return F.when(second & value.rlike(r"\}\s*\{"), bare.rlike(r"\}\s*\{")).otherwise(F.lit(False))
 
@@ -218,6 +266,8 @@ def _infer_json(spark: SparkSession, settings: Source, files: Snapshot) -> Struc
     every = max(1, len(files.names) // SAMPLED_FILES)
     sample = list(files.names[::every]) or [str(settings.path)]
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, **settings.options}
+    if {name.lower() for name in options} & {"encoding", "charset"}:
+        options.setdefault("lineSep", "\n")  # Spark asks for it then
     schema = spark.read.options(**options).json(sample).schema
     fields = [field for field in schema if field.name != CORRUPT]
     if not fields:
@@ -232,7 +282,8 @@ def _read_csv(spark: SparkSession, settings: Source, files: Snapshot, stream: bo
     assert settings.path is not None
     schema = declared(settings)
     # a quote within quotes is doubled (RFC 4180); Spark's own default is a backslash
-    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "escape": '"', **settings.options}
+    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "escape": '"'}
+    options |= {"maxColumns": MAX_COLUMNS, **settings.options, **_listing(settings, files, stream)}
     header = options.get("header", "false").lower() == "true"
     if not header:
         if schema is None:
@@ -249,6 +300,8 @@ def _read_csv(spark: SparkSession, settings: Source, files: Snapshot, stream: bo
                 remedy="read files of one layout at a time (a glob), in batches of at most "
                 f"{MANY_FILES} files, and not incrementally",
             )
+    if len(groups) > 1 and not is_glob(settings.path):
+        options.setdefault("basePath", settings.path)  # folders named column=value stay columns
     parts = [
         _csv_part(
             spark,
@@ -269,6 +322,7 @@ def _read_csv(spark: SparkSession, settings: Source, files: Snapshot, stream: bo
             sorted({*whole.columns, *part.columns}, key=[*whole.columns, *part.columns].index),
             {**whole.untyped, **part.untyped},
             sorted({*whole.new_columns, *part.new_columns}),
+            folders=whole.folders,
         )
     return whole
 
@@ -277,8 +331,9 @@ def _headers(
     spark: SparkSession, options: dict[str, str], files: Snapshot
 ) -> dict[tuple[str, ...], list[str]]:
     groups: dict[tuple[str, ...], list[str]] = {}
+    own = {name: value for name, value in options.items() if name not in ("basePath", "inferSchema")}
     for path in files.names[:MANY_FILES]:
-        names = tuple(spark.read.options(**{**options, "inferSchema": "false"}).csv(path).columns)
+        names = tuple(spark.read.options(**own).csv(path).columns)
         if names:  # an empty file has no header and no rows
             groups.setdefault(names, []).append(path)
     if not groups:
@@ -310,16 +365,16 @@ def _csv_part(
     kept = [StructField(name, StringType()) for name in names if name not in new and schema is None]
     frame = lines.select(
         *[F.col(f"`{name}`") for name in names if name not in new],
-        *partitions,
+        *_folders(partitions, schema),
         F.col("_metadata.file_name").alias(FILE),
         F.col(CORRUPT).alias(UNPARSED),
         drift.alias(DRIFT),
         extra_columns(settings, new).alias(EXTRA),
-        F.lit(None).cast("string").alias(TEXT),
+        whole_text([*names, *partitions], new).alias(TEXT),
     )
     frame = add_nulls(frame, schema, missing)
     raw = typed_from_text(frame, StructType(fields or kept), partitions)
-    return Raw(raw.frame, [*raw.columns, *missing], raw.untyped, new)
+    return Raw(raw.frame, [*raw.columns, *missing], raw.untyped, new, folders=raw.folders)
 
 
 def _csv_lines(reader: Any, paths: Sequence[str]) -> DataFrame:

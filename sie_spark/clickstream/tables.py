@@ -32,6 +32,8 @@ EXPRESSIONS = {
     "spark.sql.session.timeZone": "UTC",
     # a value that does not fit a time pattern is no time, also where Spark 2 would have taken it
     "spark.sql.legacy.timeParserPolicy": "CORRECTED",
+    # Spark has no nanoseconds, which pandas writes; typed.py makes times of the numbers
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
     # a filter over many derived columns makes the optimiser infer constraints for minutes (it is exponential)
     "spark.sql.constraintPropagation.enabled": "false",
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.attribution import AT, check_match, held_column, seconds_between
+from sie_spark.clickstream.attribution import AT, check_match, held_column, in_window, seconds_between
 from sie_spark.clickstream.history import (
     ACTION,
     COUNTED,
@@ -154,6 +154,5 @@ def _first(
     frame = frame.withColumn("_mark", mark).withColumn(
         "_next", F.expr(f"lead(_mark) IGNORE NULLS OVER {over}")
     )
-    seconds = F.lit(int(settings.window_hours * 3600))
-    near = (F.col("_next.side") == 1) & (seconds_between(F.col(at), F.col(f"_next.{AT}")) <= seconds)
+    near = (F.col("_next.side") == 1) & in_window(F.col(at), F.col(f"_next.{AT}"), settings)
     return frame.withColumn(result, F.when(row & known & near, F.col(f"_next.{AT}"))).drop("_mark", "_next")

@@ -245,7 +245,7 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     assert held["s5"]["rate_item_id"] == pytest.approx((0 + 2.0 * (2 / 5)) / (1 + 2.0))
     assert len(first.details["dates_rebuilt"]) == 4
     # one click was too late, one purchase is of somebody else
-    assert first.details["outcome_events"] == {"clicks": 3, "conversions": 2}
+    assert first.details["outcome_events"] == {"click": 3, "conversion": 2}
     assert (first.metrics["clicks"], first.metrics["click_events"]) == (2, 3)
 
     # bob's purchase of day 3 arrives late: only the date of his click changes
@@ -267,7 +267,7 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     # only what changed is read again: events of one date, impressions of another
     assert read == [("event_facts", ["2024-03-04"]), ("label_counts", ["2024-03-03"])]
     assert second.details["dates_rebuilt"] == ["2024-03-03"]
-    assert second.details["outcome_events"] == {"clicks": 3, "conversions": 3}
+    assert second.details["outcome_events"] == {"click": 3, "conversion": 3}
     after = read_shop(ctx)
     assert after["s4"]["conversion"] == 1 and after["s4"]["conversion_delay_s"] == DAY + 1 - 9
     assert {key: row for key, row in after.items() if key != "s4"} == {
@@ -308,7 +308,7 @@ def test_clicks_that_find_no_impression_are_said(make_context, tmp_path: Path, m
         details = {
             "clicks": clicks,
             "conversions": conversions,
-            "outcome_events": {"clicks": 4, "conversions": 0},
+            "outcome_events": {"click": 4, "conversion": 0},
         }
         samples._say_outcomes(ctx, details)
     assert len(said) == 1 and said[0].startswith("none of 4 click events belongs to an impression")
@@ -506,3 +506,28 @@ def test_one_shuffle_gives_what_three_give(make_context, tmp_path: Path, monkeyp
     assert 0 < sum(row["click"] for row in shared.values()) < len(shared)
     assert sum(row["conversion"] for row in shared.values()) > 0
     assert sum(row["hist_session_events"] for row in shared.values()) > len(shared)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_window_ends_to_the_microsecond(make_context, tmp_path: Path, shared: bool) -> None:
+    """Else a click just past it would be found where all is built, and not where its date alone is."""
+    at = lambda millis: START * 1000 + millis  # noqa: E731
+    log = write(
+        tmp_path / "log.json",
+        event("in", kind="shown", ts=at(100), session="s1", user="ann"),
+        event("c1", kind="click", ts=at(3_600_100), session="s1", user="ann"),
+        event("out", kind="shown", ts=at(100), session="s2", user="bob"),
+        event("c2", kind="click", ts=at(3_600_101), session="s2", user="bob"),
+    )
+    click = {
+        **SHOP["impressions"]["click_event"],
+        "match": ["session_id" if shared else "user_id", "item_id"],
+    }
+    impressions = {**SHOP["impressions"], "click_event": click, "conversion_event": None}
+    shop = {**SHOP, "impressions": impressions}
+    shop["event_time"] = {"expression": "ts", "format": "epoch_millis"}
+    ctx = make_context(settings(log, **shop))
+    assert samples.timeline.fits(ctx.config.dataset) == shared
+    ingest.run(ctx)
+    samples.run(ctx)
+    assert {key: row["click"] for key, row in read_shop(ctx).items()} == {"in": 1, "out": 0}

@@ -1,0 +1,215 @@
+"""Logs as they come: folders that are columns, old clocks and encodings, names that are no words."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sie_spark.clickstream import forget, ingest
+from sie_spark.clickstream.pseudonyms import ENVIRONMENT
+from sie_spark.platform.errors import ConfigError, SourceError
+from tests.clickstream.logs import rows, write
+
+pytestmark = pytest.mark.spark
+KEY = "a key of tests, thirty-two letters or more"
+
+
+def config(path: Path | str, **dataset: object) -> dict:
+    base = {
+        "name": "odd",
+        "source": {"path": str(path), **dataset.pop("source", {})},
+        "event_time": {"expression": "t"},
+        "columns": {"event_type": "'view'", "user_id": "u", "item_id": "i", **dataset.pop("columns", {})},
+    }
+    return {"dataset": {**base, **dataset}}
+
+
+def view(second: int, **values: object) -> dict:
+    return {"t": f"2024-03-01T05:00:{second:02}", "u": "u1", "i": "a", **values}
+
+
+def items(ctx) -> list[str]:
+    return sorted(row["item_id"] for row in rows(ctx.catalog.read("events")))
+
+
+def test_folders_are_columns_and_tell_equal_lines_apart(make_context, tmp_path: Path) -> None:
+    for day in (1, 2):
+        folder = tmp_path / "log" / f"dt=2024-03-0{day}"
+        write(
+            folder / "a.json", {"t": "05:00:01", "u": "u1", "i": "a"}, {"t": "05:00:02", "i": "b"}, '{"torn'
+        )
+        write(folder / "a.csv", "t,i", "05:00:01,a", "torn")
+    time = {"event_time": {"expression": "concat(dt, ' ', t)"}}
+    declared = {"format": "json", "columns": "dt STRING, t STRING, u STRING, i STRING"}
+    for number, path in enumerate((tmp_path / "log", f"{tmp_path}/log/dt=*/*.json")):
+        source = {**declared, "options": {"pathGlobFilter": "*.json"}}
+        ctx = make_context(config(path, source=source, **time), root=tmp_path / f"json-{number}")
+        found = ingest.run(ctx).rows
+        assert found.as_dict() == {"read": 6, "kept": 4, "quarantined": 2, "duplicate": 0}
+        assert {str(row["event_date"]) for row in rows(ctx.catalog.read("events"))} == {
+            "2024-03-01",
+            "2024-03-02",
+        }
+    source = {"format": "csv", "options": {"header": "true"}}
+    ctx = make_context(
+        config(f"{tmp_path}/log/*/a.csv", source=source, columns={"user_id": "'u'"}, **time),
+        root=tmp_path / "csv",
+    )
+    assert ingest.run(ctx).rows.as_dict() == {"read": 4, "kept": 2, "quarantined": 2, "duplicate": 0}
+
+
+def test_parquet_times_to_the_microsecond_and_nanoseconds(make_context, tmp_path: Path) -> None:
+    first = 1_709_269_200_123_400_000  # 2024-03-01 05:00:00.1234 UTC
+    whole = [first, first + 500_000, first + 900_000_000]
+
+    def log(name: str, unit: str, zone: str | None, **more: object) -> Path:
+        divisor = {"us": 1000, "ns": 1}[unit]
+        times = pa.array([t // divisor for t in whole], pa.timestamp(unit, zone))
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"t": times, "u": ["u1"] * 3, "i": ["a"] * 3, **more}), path)
+        return path
+
+    for path in (
+        log("micros", "us", "UTC"),
+        log("nanos", "ns", "UTC"),
+        log("naive", "ns", None, more=[1, 2, 3]),  # as pandas writes them
+    ):
+        naive = path.stem == "naive"
+        declared = {"columns": "t TIMESTAMP_NTZ, u STRING, i STRING"} if naive else {}
+        zone = {"time_zone": "Europe/Berlin"} if naive else {}
+        ctx = make_context(config(path, source=declared, **zone), root=tmp_path / path.stem)
+        assert ingest.run(ctx).rows.kept == 3, path
+        held = ctx.catalog.read("events").selectExpr("unix_micros(event_ts) AS at").orderBy("at")
+        shift = 3600_000_000 if naive else 0
+        assert [row["at"] + shift for row in rows(held)] == [t // 1000 for t in whole]
+
+
+def test_undeclared_columns_tell_records_apart(make_context, tmp_path: Path) -> None:
+    log = tmp_path / "log.parquet"
+    pq.write_table(pa.table({**{k: [v] * 2 for k, v in view(1).items()}, "page": [1, 2]}), log)
+    ctx = make_context(config(log, source={"columns": "t STRING, u STRING, i STRING"}))
+    assert ingest.run(ctx).rows.kept == 2
+
+
+def test_encoding_and_braces_in_strings(make_context, tmp_path: Path) -> None:
+    texts = ["Hi {{first}} {{last}}\nbye", "Grüße {a} {b}", "C:\\x {a} {b}", 'say "x" } {']
+    lines = [json.dumps(view(at, m=text), ensure_ascii=at % 2 == 0) for at, text in enumerate(texts)]
+    log = write(tmp_path / "log.json", *[line.encode("latin-1") for line in lines])
+    for name, columns in (
+        ("declared", {"columns": "t STRING, u STRING, i STRING, m STRING"}),
+        ("inferred", {}),
+    ):
+        source = {"format": "json", "options": {"encoding": "ISO-8859-1"}, **columns}
+        ctx = make_context(config(log, source=source, columns={"m": "m"}), root=tmp_path / name)
+        assert ingest.run(ctx).rows.kept == 4
+        assert sorted(row["m"] for row in rows(ctx.catalog.read("events"))) == sorted(texts)
+    utf16 = config(log, source={"format": "json", "columns": "t STRING", "options": {"encoding": "UTF-16"}})
+    with pytest.raises(SourceError, match="UTF-16"):
+        ingest.run(make_context(utf16, root=tmp_path / "utf16"))
+
+
+def test_a_stream_reads_files_that_kept_an_old_time(make_context, tmp_path: Path) -> None:
+    source = {"format": "json", "columns": "t STRING, u STRING, i STRING", "incremental": True}
+    write(tmp_path / "log" / "b.json", view(1, i="new"))
+    ctx = make_context(config(tmp_path / "log", source=source))
+    ingest.run(ctx)
+    copied = write(tmp_path / "log" / "a.json", view(2, i="old"))
+    os.utime(copied, (1_700_000_000, 1_700_000_000))
+    assert ingest.run(ctx).rows.kept == 1
+    assert items(ctx) == ["new", "old"]
+
+
+def test_a_delta_source_made_anew_is_another(make_context, tmp_path: Path, spark) -> None:
+    ctx = make_context(config(tmp_path / "log", source={"format": "delta"}))
+    for second, item in enumerate("ab"):
+        shutil.rmtree(tmp_path / "log", ignore_errors=True)
+        record = view(second, i=item)
+        spark.createDataFrame([tuple(record.values())], list(record)).write.format("delta").save(
+            str(tmp_path / "log")
+        )
+        assert ingest.run(ctx).rows.kept == 1
+    assert items(ctx) == ["a", "b"]
+
+
+def test_identifiers_below_names_that_are_no_words(make_context, tmp_path: Path, monkeypatch) -> None:
+    """Raw names reach no table, and forgetting one takes no record of another."""
+    monkeypatch.setenv(ENVIRONMENT, KEY)
+    people = [
+        view(at, u=None, **{"user-id": user, "place": place})
+        for at, (user, place) in enumerate([("ann@x.org", "7"), ("7", "2"), ("bob@x.org", "2")])
+    ]
+    log = write(tmp_path / "log.json", *people, view(9, **{"user-id": "eve"}), '{"user-id": 12, "place": 3')
+    rule = {"column": "place", "check": "set", "values": ["1"], "name": "odd place"}
+    chosen = {"user_id": "`user-id`", "place": "place"}
+    ctx = make_context(config(log, source={"format": "json"}, columns=chosen, rules=[rule]))
+    assert ingest.run(ctx).rows.quarantined == 4
+    text = json.dumps([row["record"] for row in rows(ctx.catalog.read("quarantine"))])
+    assert "odd" not in text and "@" not in text and '\\"place\\":\\"7\\"' in text
+    assert forget.run(ctx, user="7").details["removed"] == {"quarantine": 1}
+    assert ctx.catalog.read("quarantine").count() == 3
+    wrong = config(log, source={"format": "json"}, columns=chosen, identifiers=["user_id", "plaec"])
+    with pytest.raises(ConfigError, match="dataset.identifiers: no canonical column 'plaec'"):
+        ingest.run(make_context(wrong, root=tmp_path / "wrong"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "rules", "said"),
+    [
+        ({"item_id": "explode(tags)"}, [], "dataset.columns.item_id.*GENERATOR"),
+        ({"item_id": "max(i)"}, [], "dataset.columns.item_id.*(?i:group)"),
+        (
+            {"tags": "tags"},
+            [{"column": "tags", "check": "range", "min": 0}],
+            "rule 'tags:range'.*array<string>",
+        ),
+        (
+            {},
+            [{"column": "item_id", "check": "expression", "expression": "count(*) > 0"}],
+            "rule 'item_id:expression'",
+        ),
+        ({"ctx": "ctx"}, [], "nested field's name.*user agent"),
+    ],
+)
+def test_what_no_record_can_be_is_refused(make_context, tmp_path: Path, columns, rules, said) -> None:
+    log = write(tmp_path / "log.json", view(1, tags=["a", "b"], ctx={"user agent": "x"}))
+    with pytest.raises((ConfigError, SourceError), match=said):
+        ingest.run(make_context(config(log, source={"format": "json"}, columns=columns, rules=rules)))
+
+
+def test_files_that_cannot_be_read_as_one_say_why(make_context, tmp_path: Path) -> None:
+    twice = write(tmp_path / "twice.json", view(1), '{"t": "2024-03-01", "i": "a", "i": "b"}')
+    with pytest.raises(SourceError, match="twice.*`i`"):
+        ingest.run(make_context(config(twice, source={"format": "json"})))
+    (tmp_path / "parts").mkdir()
+    for name, number in (("a", [1]), ("b", ["1"])):
+        pq.write_table(
+            pa.table({"t": ["2024-03-01"], "u": ["u"], "i": ["i"], "n": number}),
+            tmp_path / "parts" / f"{name}.parquet",
+        )
+    with pytest.raises(SourceError, match="different types.*(BIGINT|STRING)"):
+        ingest.run(make_context(config(tmp_path / "parts")))
+    csv = write(
+        tmp_path / "wide.csv", "t,u,i", "2024-03-01 00:00:00,u,a", "2024-03-01 00:00:01,u," + "," * 30_000
+    )
+    ctx = make_context(config(csv, source={"format": "csv", "options": {"header": "true"}}))
+    assert ingest.run(ctx).rows.quarantined == 1
+
+
+def test_rules_judge_decimals_by_value_and_local_times_as_times(make_context, tmp_path: Path, spark) -> None:
+    record = ("'u1' AS u", "'a' AS i", "'2024-03-01' AS t")
+    log = tmp_path / "log.parquet"
+    spark.range(2).selectExpr(
+        *record, "cast(1.5 + id AS decimal(18,4)) AS price", "timestamp_ntz'2024-03-01 00:00:00' AS seen"
+    ).write.parquet(str(log))
+    rules = [
+        {"column": "price", "check": "set", "values": ["1.50"]},
+        {"column": "seen", "check": "range", "min": 1_709_251_200, "max": 1_709_251_200},
+        {"column": "seen", "check": "not_future"},
+    ]
+    ctx = make_context(config(log, columns={"price": "price", "seen": "seen"}, rules=rules))
+    ingest.run(ctx)
+    assert [row["reasons"] for row in rows(ctx.catalog.read("quarantine"))] == [["price:set"]]
