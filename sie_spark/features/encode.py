@@ -7,16 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.features.encoder import Encoder, current_name
+from sie_spark.clickstream.tables import EXPRESSIONS, session_settings
+from sie_spark.features.encoder import UNFINISHED, Encoder, current_name, path_of, set_current
 from sie_spark.features.fit import Training, fit
 from sie_spark.features.resolve import resolve
 from sie_spark.features.selection import select
 from sie_spark.features.split import Cut, find_cut
-from sie_spark.features.start_vectors import fit_start_vectors
+from sie_spark.features.start_vectors import fit_start_vectors, has_start_vectors
 from sie_spark.platform.catalog import dates_predicate
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError
+from sie_spark.platform.errors import DataError, ModelError
 from sie_spark.platform.result import Rows, StageResult
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ SETTINGS = (
 
 
 def run(ctx: Context) -> StageResult:
-    """Split, fit, freeze, transform.
+    """Split, fit, freeze, transform; the new encoder becomes the current one when its samples are written.
 
     With ``run.date_from`` / ``run.date_to`` and an encoder of the same settings, only those dates are
     encoded, by that encoder; otherwise the encoder is fitted anew and the whole table written.
@@ -41,6 +42,11 @@ def run(ctx: Context) -> StageResult:
     DataError
         for labels of one class, labels other than 0 and 1, or a part without rows.
     """
+    with session_settings(ctx.spark, EXPRESSIONS):  # as the earlier stages read expressions
+        return _encode(ctx)
+
+
+def _encode(ctx: Context) -> StageResult:
     source = ctx.catalog.ref("impressions")
     impressions = ctx.catalog.read("impressions", version=source.version)
     inputs = {"impressions": source}
@@ -48,11 +54,12 @@ def run(ctx: Context) -> StageResult:
     encoder = _reusable(ctx, settings)
     dates = (ctx.config.run.date_from, ctx.config.run.date_to) if encoder else (None, None)
     scope = f"{dates[0] or ''}..{dates[1] or ''}" if encoder else ""
-    name = current_name(ctx.root) if encoder else None
+    name = ctx.load_details(STAGE)["encoder"] if encoder else None
     fingerprint = ctx.fingerprint(STAGE, *SETTINGS, impressions=source.content, dates=dates, encoder=name)
     stage = f"{STAGE}-{scope}" if scope else STAGE
     earlier = ctx.finished(stage, fingerprint, table="samples", scope=scope)
-    if earlier is not None:
+    if earlier is not None and _opened(ctx, earlier["encoder"]) is not None:
+        _settle(ctx, earlier["encoder"])
         outputs = {"samples": ctx.catalog.ref("samples")}
         return StageResult(inputs, outputs, _rows(earlier), _metrics(earlier), earlier, skipped=True)
 
@@ -77,7 +84,9 @@ def run(ctx: Context) -> StageResult:
         ctx.progress.say(f"encode: fit on {labels.train:,} training rows")
         encoder, more = _fit(ctx, rows, labels, cut, settings)
         details |= more
-        name, _ = encoder.save(ctx.root)
+        name = encoder.fingerprint
+        encoder.write(ctx.root)
+        ctx.root.write_bytes(name.encode(), *UNFINISHED)
     ctx.progress.say("encode: transform and write")
     encoded = encoder.transform(rows.filter(rows["__keep"]), keep=_kept(rows.columns))
     output = ctx.catalog.replace(
@@ -87,6 +96,7 @@ def run(ctx: Context) -> StageResult:
     if scope:
         ctx.save_details(STAGE, _whole_table(ctx.load_details(STAGE), details, dates))
     ctx.save_details(stage, details, fingerprint=fingerprint)
+    _settle(ctx, details["encoder"])
     return StageResult(inputs, {"samples": output}, _rows(details), _metrics(details), details)
 
 
@@ -214,7 +224,7 @@ def _fit(
     encoder, details = fit(training, features, fitted), dict[str, Any]()
     if dataset.selection.methods:
         ctx.progress.say(f"encode: selection by {', '.join(dataset.selection.methods)}")
-        encoder, details["selection"] = select(training, encoder, dataset.selection)
+        encoder, details["selection"] = select(training, encoder, dataset.selection, dataset.start_vectors)
     if dataset.start_vectors is not None:
         ctx.progress.say("encode: start vectors")
         details["start_vectors"] = fit_start_vectors(training, encoder, dataset.start_vectors, positives)
@@ -243,17 +253,32 @@ def _kept(columns: Sequence[str]) -> list[Column]:
 
 
 def _reusable(ctx: Context, settings: str) -> Encoder | None:
-    """The current encoder, when only some dates are asked for, its settings are today's and it made the table."""
+    """The encoder that made the table, when only some dates are asked for and its settings are today's."""
     if ctx.config.run.date_from is None and ctx.config.run.date_to is None:
         return None
     known = ctx.load_details(STAGE)
-    # a fit that was killed before its table was whole leaves the samples of another encoder
-    if not ctx.catalog.exists("samples") or known.get("encoder") != current_name(ctx.root):
+    if "labels_by_date" not in known or not ctx.catalog.exists("samples"):
         return None
-    if "labels_by_date" not in known:
-        return None
-    encoder = Encoder.current(ctx.root)
+    if ctx.root.exists(*UNFINISHED) or current_name(ctx.root) not in (None, known["encoder"]):
+        return None  # a fit that was killed may have left the samples of another encoder
+    encoder = _opened(ctx, known["encoder"])
     return encoder if encoder and encoder.fitted.get("settings") == settings else None
+
+
+def _opened(ctx: Context, name: str) -> Encoder | None:
+    """The encoder of a fingerprint, or None where something of it is lost."""
+    try:
+        encoder = Encoder.load(path_of(ctx.root, name))
+    except ModelError:
+        return None
+    starts = ctx.config.dataset.start_vectors is None or has_start_vectors(ctx.root, name)
+    return encoder if starts and encoder.is_whole else None
+
+
+def _settle(ctx: Context, name: str) -> None:
+    """Point to the encoder whose samples are written."""
+    set_current(ctx.root, name)
+    ctx.root.remove(*UNFINISHED)
 
 
 def _source(ctx: Context) -> str:

@@ -7,10 +7,16 @@ the same bits. The artefact is JSON; large vocabularies lie in Parquet beside it
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
+import numpy as np
+
+from sie_spark.features.hashing import plain
 from sie_spark.features.identifiers import Category, IdList
 from sie_spark.features.numbers import Number, Pieces
 from sie_spark.features.vectors import Vector
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 FORMAT_VERSION = 1
+POINTER = ("encoders", "current.json")
+UNFINISHED = ("encoders", "unfinished")  # there while samples are written anew: no one knows whose they are
 Fitted = Category | IdList | Number | Vector
 
 
@@ -69,34 +77,39 @@ class Encoder:
         DataFrame
             ``keep``, then ``cat`` array<int> [F], ``dense`` array<float> [D], and one array column a bag,
             text, sequence and vector, all of fixed length and without nulls.
+
+        Expressions are read as ingest and samples read them (not ANSI, times in UTC), whatever the session
+        says. Spark Connect reads them when the frame is computed: set
+        :data:`~sie_spark.clickstream.tables.EXPRESSIONS` there.
         """
         from pyspark.sql import functions as F
 
-        frame = frame.select(*keep, *[f.source().alias(_raw(f)) for f in self.features])
-        kept = [F.col(f"`{name}`") for name in frame.columns if not name.startswith(_PREFIX)]
-        found: dict[str, Column] = {}
-        for feature in self.features:
-            if not isinstance(feature, Category | IdList):
-                continue
-            frame, found[feature.name] = _look_up(frame, feature)
-        return frame.select(*kept, *self._columns(found))
+        from sie_spark.clickstream.tables import EXPRESSIONS, session_settings
 
-    def _columns(self, ids: dict[str, Column]) -> list[Column]:
+        with session_settings(frame.sparkSession, EXPRESSIONS):
+            raw = {f.name: f"{_PREFIX}{at}" for at, f in enumerate(self.features)}
+            frame = frame.select(*keep, *[f.source().alias(raw[f.name]) for f in self.features])
+            kept = [F.col(f"`{name}`") for name in frame.columns if not name.startswith(_PREFIX)]
+            found = {name: F.col(column) for name, column in raw.items()}
+            for feature in self.features:
+                if isinstance(feature, Category | IdList):
+                    frame, found[feature.name] = _look_up(frame, feature, raw[feature.name])
+            return frame.select(*kept, *self._columns(found))
+
+    def _columns(self, found: dict[str, Column]) -> list[Column]:
+        """The encoded columns from ids and raw values."""
         from pyspark.sql import functions as F
 
-        def raw(feature: Fitted) -> Column:
-            return F.col(f"`{_raw(feature)}`")
-
-        cat = [ids[f.name] for f in self.features if isinstance(f, Category)]
-        dense = [column for f in self.features if isinstance(f, Number) for column in f.columns(raw(f))]
+        cat = [found[f.name] for f in self.features if isinstance(f, Category)]
+        dense = [c for f in self.features if isinstance(f, Number) for c in f.columns(found[f.name])]
         columns = [
             F.array(*cat).cast("array<int>").alias("cat"),
             F.array(*dense).cast("array<float>").alias("dense"),
         ]
-        lists = {f.name: ids[f.name].alias(f.name) for f in self.features if isinstance(f, IdList)}
-        vectors = {f.name: f.column(raw(f)).alias(f.name) for f in self.features if isinstance(f, Vector)}
+        lists = {f.name: found[f.name] for f in self.features if isinstance(f, IdList)}
+        vectors = {f.name: f.column(found[f.name]) for f in self.features if isinstance(f, Vector)}
         extras = {**lists, **vectors}
-        return columns + [extras[name] for name in self.inputs.columns[2:]]
+        return columns + [extras[name].alias(name) for name in self.inputs.columns[2:]]
 
     def transform_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """Encode one row without Spark, bit for bit as :meth:`transform`.
@@ -104,23 +117,29 @@ class Encoder:
         Parameters
         ----------
         row:
-            feature name -> value. A feature with an ``expression`` takes the value of that expression; a
-            name that is absent counts as missing.
+            feature name -> value, of Python, numpy or pandas. A feature with an ``expression`` takes the
+            value of that expression; a name that is absent counts as missing, as do None, NaN, NA and NaT;
+            a name that no feature has is passed over. A category of dates takes a time as its date in UTC.
 
         Returns
         -------
         dict
             ``cat`` list[int], ``dense`` list[float] (float32 values), and a list for each further input.
+
+        Raises
+        ------
+        DataError
+            for a value of the wrong kind, naming its feature.
         """
         values: dict[str, Any] = {"cat": [], "dense": []}
         for feature in self.features:
-            value = row.get(feature.name)
+            encoded = _row(feature, row.get(feature.name))
             if isinstance(feature, Category):
-                values["cat"].append(feature.row(value))
+                values["cat"].append(encoded)
             elif isinstance(feature, Number):
-                values["dense"] += feature.row(value)
+                values["dense"] += encoded
             else:
-                values[feature.name] = feature.row(value)
+                values[feature.name] = encoded
         return {name: values[name] for name in self.inputs.columns}
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,34 +151,51 @@ class Encoder:
             "inputs": self.inputs.as_dict(),
         }
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the content."""
+        from sie_spark.platform.config.load import digest
+
+        return digest(self.as_dict())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its vocabularies are there."""
+        return all(ids.is_whole for ids in self._vocabularies())
+
+    def write(self, root: Root) -> str:
+        """Write ``encoders/<fingerprint>.json``, and beside it the vocabularies in Parquet; returns its path."""
+        for ids in self._vocabularies():
+            ids.copy(root)
+        text = json.dumps({**self.as_dict(), "fingerprint": self.fingerprint}, ensure_ascii=False)
+        return root.write_bytes(text.encode("utf-8", "surrogatepass"), "encoders", f"{self.fingerprint}.json")
+
     def save(self, root: Root) -> tuple[str, str]:
-        """Write ``encoders/<hash of the content>.json`` and point ``encoders/current.json`` to it.
+        """:meth:`write` it and make it the current one.
 
         Returns
         -------
         fingerprint, path.
         """
-        from sie_spark.platform.config.load import digest
+        path = self.write(root)
+        set_current(root, self.fingerprint)
+        return self.fingerprint, path
 
-        data = self.as_dict()
-        fingerprint = digest(data)
-        text = json.dumps({**data, "fingerprint": fingerprint}, ensure_ascii=False)
-        path = root.write_bytes(text.encode("utf-8", "surrogatepass"), "encoders", f"{fingerprint}.json")
-        pointer = json.dumps({"fingerprint": fingerprint, "path": path})
-        root.write_bytes(pointer.encode(), "encoders", "current.json")
-        return fingerprint, path
+    def _vocabularies(self) -> list[Vocabulary]:
+        lists = (f.ids for f in self.features if isinstance(f, Category | IdList))
+        return [ids for ids in lists if isinstance(ids, Vocabulary)]
 
     @classmethod
-    def load(cls, uri: str) -> Encoder:
+    def load(cls, uri: str | Path) -> Encoder:
         """Read an artefact.
 
         Raises
         ------
         ModelError
-            when the file is no encoder, or was written by a newer version of this package.
+            when the file is no encoder, is damaged, or was written by a newer version of this package.
         """
         try:
-            data = json.loads(read_bytes(uri))
+            data = json.loads(read_bytes(str(uri)))
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"encoder {uri}: {type(error).__name__} while reading",
@@ -168,54 +204,122 @@ class Encoder:
         return cls.from_dict(data, where=uri)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], *, where: str = "encoder") -> Encoder:
-        """Inverse of :meth:`as_dict`; see :meth:`load`."""
+    def from_dict(cls, data: dict[str, Any], *, where: str | Path = "") -> Encoder:
+        """Inverse of :meth:`as_dict`; see :meth:`load`.
+
+        Parameters
+        ----------
+        where:
+            path or URI of the artefact; vocabularies in Parquet lie beside it.
+        """
+        said = str(where) or "the data"
         version = data.get("format_version") if isinstance(data, dict) else None
-        if not isinstance(version, int):
-            raise ModelError(f"{where} is not an encoder artefact", remedy="give a file from <root>/encoders")
+        if type(version) is not int or version < 1:
+            raise ModelError(f"{said} is not an encoder artefact", remedy="give a file from <root>/encoders")
         if version > FORMAT_VERSION:
             raise ModelError(
-                f"{where} has format {version}; this version reads up to {FORMAT_VERSION}",
+                f"{said} has format {version}; this version reads up to {FORMAT_VERSION}",
                 remedy="update sie-spark where the encoder is used, or encode again with this version",
             )
-        base = where.rpartition("/")[0]
-        features = tuple(_feature(state, base) for state in data["features"])
-        return cls(features, dict(data.get("fitted", {})))
+        states, fitted = data.get("features"), data.get("fitted", {})
+        if not isinstance(states, list) or not isinstance(fitted, dict):
+            field_ = "fitted" if isinstance(states, list) else "features"
+            raise _damaged(said, f"field '{field_}' is {type(data.get(field_)).__name__}")
+        base = _folder(str(where)) if where else ""
+        return cls(tuple(_feature(state, base, said) for state in states), dict(fitted))
 
     @classmethod
     def current(cls, root: Root) -> Encoder | None:
         """The encoder that the pointer names, or None before the first fit."""
         name = current_name(root)
-        return cls.load(root.path("encoders", f"{name}.json")) if name else None
+        return cls.load(path_of(root, name)) if name else None
+
+
+def path_of(root: Root, name: str) -> str:
+    """Where the encoder of a fingerprint lies."""
+    return root.path("encoders", f"{name}.json")
+
+
+def set_current(root: Root, name: str) -> None:
+    """Point to the encoder of a fingerprint."""
+    pointer = {"fingerprint": name, "path": path_of(root, name)}
+    root.write_bytes(json.dumps(pointer).encode(), *POINTER)
 
 
 def current_name(root: Root) -> str | None:
     """Fingerprint of the current encoder; forgetting a value changes its content and not its name."""
-    if not root.exists("encoders", "current.json"):
+    if not root.exists(*POINTER):
         return None
-    return str(json.loads(read_bytes(root.path("encoders", "current.json")))["fingerprint"])
+    try:
+        return str(json.loads(read_bytes(root.path(*POINTER)))["fingerprint"])
+    except (ValueError, KeyError, TypeError):
+        return None  # a damaged pointer names nothing; encode writes it again
+
+
+def _folder(uri: str) -> str:
+    """Where a file lies, whatever folder the process goes to."""
+    return uri.rpartition("/")[0] if urlparse(uri).scheme else str(Path(uri).absolute().parent)
+
+
+def _row(feature: Fitted, value: Any) -> Any:
+    """The encoded value of one row."""
+    try:
+        given = plain(value)
+        if isinstance(feature, Vector):
+            return feature.row(_parts(given))
+        if (
+            isinstance(feature, Category | Number)
+            and isinstance(given, Iterable)
+            and not isinstance(given, str)
+        ):
+            raise TypeError("no scalar")
+        return feature.row(given)
+    except (TypeError, ValueError, ArithmeticError):
+        raise DataError(
+            f"feature '{feature.name}' is a {feature.kind}, but the row has {type(value).__name__} {value!r:.60}",
+            remedy=_TAKES[feature.kind],
+        ) from None
+
+
+_TAKES = {
+    "category": "give one text, number, boolean or date",
+    "number": "convert the value to a number before encoding",
+    "text": "give a str",
+    "bag": "give a list of values",
+    "sequence": "give a list of values, the newest first",
+    "vector": "give a list or an array of numbers",
+}
+
+
+def _parts(value: Any) -> Any:
+    """The numbers of a vector, None where it is missing."""
+    if value is None or (isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "fiu"):
+        return value
+    parts = [plain(part) for part in value]
+    if isinstance(value, str | bytes | Mapping) or any(isinstance(part, Iterable) for part in parts):
+        raise TypeError("no numbers")
+    return parts
 
 
 _PREFIX = "__feature_"
 
 
-def _raw(feature: Fitted) -> str:
-    return f"{_PREFIX}{feature.name}"
+def _look_up(frame: DataFrame, feature: Category | IdList, name: str) -> tuple[DataFrame, Column]:
+    """The frame, joined with the vocabulary where that is needed, and the id (or padded ids).
 
-
-def _look_up(frame: DataFrame, feature: Category | IdList) -> tuple[DataFrame, Column]:
-    """The frame, joined with the vocabulary where that is needed, and the id (or padded ids)."""
+    ``name`` is the column of raw values; it names the joins too, since no other feature has it.
+    """
     from pyspark.sql import functions as F
 
-    raw, ids = F.col(f"`{_raw(feature)}`"), feature.ids
+    raw, ids = F.col(name), feature.ids
     if not (isinstance(ids, Vocabulary) and ids.joins):
         return frame, ids.column(raw) if isinstance(feature, Category) else feature.column(raw)
     table = ids.table(frame.sparkSession)
     if isinstance(feature, Category):
-        return _join(frame, table, raw, feature.name)
+        return _join(frame, table, raw, f"{name}_ids")
     columns = []  # one broadcast, looked up once a place of the list: no explode, so no shuffle
     for at in range(feature.length):
-        frame, column = _join(frame, table, F.get(raw, F.lit(at)), f"{feature.name}_{at}")
+        frame, column = _join(frame, table, F.get(raw, F.lit(at)), f"{name}_ids_{at}")
         columns.append(column)
     return frame, F.array(*columns)
 
@@ -223,9 +327,8 @@ def _look_up(frame: DataFrame, feature: Category | IdList) -> tuple[DataFrame, C
 def _join(frame: DataFrame, table: DataFrame, value: Column, name: str) -> tuple[DataFrame, Column]:
     from pyspark.sql import functions as F
 
-    lookup = table.alias(f"{_PREFIX}{name}")
-    key, found = F.col(f"`{_PREFIX}{name}`.value"), F.col(f"`{_PREFIX}{name}`.id")
-    return frame.join(lookup, value == key, "left"), F.coalesce(found, F.lit(0))
+    key, found = F.col(f"{name}.value"), F.col(f"{name}.id")
+    return frame.join(table.alias(name), value == key, "left"), F.coalesce(found, F.lit(0))
 
 
 def _state(feature: Fitted) -> dict[str, Any]:
@@ -235,8 +338,24 @@ def _state(feature: Fitted) -> dict[str, Any]:
     return state
 
 
-def _feature(state: dict[str, Any], base: str) -> Fitted:
-    state = dict(state)
+def _feature(state: Any, base: str, where: str) -> Fitted:
+    try:
+        return _restored(dict(state), base)
+    except KeyError as error:
+        problem = f"field {error} is missing"
+    except (TypeError, ValueError, AttributeError) as error:
+        problem = str(error).rpartition("__init__() ")[2]
+    name = state.get("name") if isinstance(state, dict) else state
+    raise _damaged(where, f"feature {name!r:.60}: {problem}")
+
+
+def _damaged(where: str, problem: str) -> ModelError:
+    return ModelError(
+        f"{where} is damaged: {problem}", remedy="copy it again from where it works, or run 'sie encode'"
+    )
+
+
+def _restored(state: dict[str, Any], base: str) -> Fitted:
     kind = state["kind"]
     if kind == "number":
         pieces = state.get("pieces")
@@ -247,6 +366,6 @@ def _feature(state: dict[str, Any], base: str) -> Fitted:
         state["centre"] = tuple(state["centre"])
         return Vector(**state)
     if kind not in ("category", "bag", "text", "sequence"):
-        raise DataError(f"encoder: unknown kind of feature '{kind}'", remedy="encode again with this version")
+        raise ValueError(f"unknown kind '{kind}'")
     state["ids"] = ids_from_dict(state["ids"], base)
     return Category(**state) if kind == "category" else IdList(**state)

@@ -13,7 +13,7 @@ from sie_spark.features.fit import DRAFTS
 from sie_spark.platform.root import Root, read_bytes
 
 FOLDER = "encoders"
-POINTERS = ("current.json", "start_vectors.json")
+POINTERS = ("current.json", "start_vectors.json")  # the second one of earlier versions
 
 
 def erase_value(root: Root, value: str) -> list[str]:

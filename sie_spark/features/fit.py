@@ -6,7 +6,8 @@ chosen by a hash of the row's id, so that it does not depend on the layout of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,11 @@ from sie_spark.platform.errors import DataError
 from sie_spark.platform.root import Root
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 QUANTILE_ROWS = 200_000
 COMPONENT_ROWS = 20_000
+FAR = 1e5  # a mean this many standard deviations from zero is summed again, about the least value
 DRAFTS = ("encoders", "vocabulary", "draft")
 
 
@@ -59,7 +61,7 @@ def fit(training: Training, features: Sequence[Resolved], fitted: dict[str, Any]
         when a vector column holds nothing usable.
     """
     ids = _fit_ids(training, features)
-    numbers = _fit_numbers(training, [feature for feature in features if feature.settings.kind == "number"])
+    numbers = _fit_numbers(training, features)
     result: list[Fitted] = []
     for feature in features:
         settings = feature.settings
@@ -162,39 +164,66 @@ def _side_file(training: Training, feature: Resolved) -> Vocabulary:
 
 
 def _fit_numbers(training: Training, features: Sequence[Resolved]) -> dict[str, Number]:
-    """Moments of the transformed values, all in one job (after one for quantile edges where asked)."""
+    """Moments of the transformed values, all in one job (after one for quantile edges where asked).
+
+    The job also finds vectors of which no row is usable; numbers far from zero take a second one.
+    """
     from pyspark.sql import functions as F
 
-    if not features:
-        return {}
-    pieces = _fit_quantiles(training, [one for one in features if one.settings.transform == "quantile"])
-    numbers = []
-    aggregates = []
-    for feature in features:
+    declared = [feature for feature in features if feature.settings.kind == "number"]
+    pieces = _fit_quantiles(training, [one for one in declared if one.settings.transform == "quantile"])
+    numbers, values = [], {}
+    for feature in declared:
         number = feature.fitted()
         assert isinstance(number, Number)
-        number = replace(number, pieces=pieces.get(feature.name))
-        numbers.append((number, number.transformed(number.source()).alias(feature.name)))
-        aggregates += [function(f"`{feature.name}`") for function in (F.count, F.avg, F.stddev_pop)]
-    row = training.rows.select(*[source for _, source in numbers]).agg(*aggregates).first()
-    assert row is not None
+        numbers.append(replace(number, pieces=pieces.get(feature.name)))
+        values[feature.name] = numbers[-1].transformed(number.source())
+    whole = [one for one in features if one.settings.kind == "vector" and one.settings.components is None]
+    usable = {one.name: F.when(one.fitted().source().isNotNull(), F.lit(0.0)) for one in whole}
+    moments = _aggregate(training.rows, {**values, **usable}, F.count, F.min, F.max, F.avg, F.stddev_pop)
+    for feature in whole:
+        if not moments[feature.name][0]:
+            raise _unusable(training, feature, "no training row has")
+    far = {
+        name: values[name] - F.lit(low)
+        for name, (seen, low, high, mean, deviation) in moments.items()
+        if seen and low < high and abs(mean) > FAR * deviation
+    }
+    for name, (above, deviation) in _aggregate(training.rows, far, F.avg, F.stddev_pop).items():
+        seen, low, high, *_ = moments[name]
+        moments[name] = (seen, low, high, low + above, deviation)
     result = {}
-    for at, (number, _) in enumerate(numbers):
-        seen, average, deviation = row[3 * at : 3 * at + 3]
-        settings = features[at].settings
-        if settings.scale == "standard" and seen:
-            # six digits: sums in another order must not give another artefact
-            mean, scale = _digits(average), _digits(deviation) or 1.0
-        else:
-            mean, scale = 0.0, 1.0
-        indicator = settings.missing_indicator and seen < training.count
-        limited = settings.scale == "standard"
-        result[number.name] = replace(number, mean=mean, scale=scale, limited=limited, indicator=indicator)
+    for feature, number in zip(declared, numbers, strict=True):
+        seen, *rest = moments[feature.name]
+        standard = feature.settings.scale == "standard"
+        mean, scale = _standard(*rest) if standard and seen else (0.0, 1.0)
+        indicator = feature.settings.missing_indicator and seen < training.count
+        result[number.name] = replace(number, mean=mean, scale=scale, limited=standard, indicator=indicator)
     return result
 
 
-def _digits(value: float) -> float:
-    return float(f"{value:.6g}")
+def _aggregate(
+    rows: DataFrame, columns: Mapping[str, Column], *functions: Callable[[str], Column]
+) -> dict[str, tuple[Any, ...]]:
+    """Name -> what each function makes of the column, in one job."""
+    if not columns:
+        return {}
+    wide = rows.select(*[column.alias(name) for name, column in columns.items()])
+    row = wide.agg(*[function(f"`{name}`") for name in columns for function in functions]).first()
+    assert row is not None
+    return {name: row[at * len(functions) :][: len(functions)] for at, name in enumerate(columns)}
+
+
+def _standard(low: float, high: float, mean: float, deviation: float) -> tuple[float, float]:
+    """Mean and scale to six digits of the scale: sums in another order must not give another artefact.
+
+    >>> _standard(-90.0, 90.0, 1709251234.1234567, 8.66025403784)
+    (1709251234.12346, 8.66025)
+    """
+    if low == high:  # no sum is as exact
+        return low + 0.0, 1.0
+    scale = float(f"{deviation:.6g}") or 1.0
+    return round(mean, 5 - math.floor(math.log10(scale))) + 0.0, scale
 
 
 def _fit_quantiles(training: Training, features: Sequence[Resolved]) -> dict[str, Pieces]:
@@ -224,10 +253,7 @@ def _fit_vector(training: Training, feature: Resolved) -> Vector:
     sample = training.sample(COMPONENT_ROWS).select(F.col("impression_id"), vector.source().alias("v"))
     table = sample.filter(F.col("v").isNotNull()).toArrow().sort_by("impression_id")
     if table.num_rows < 2:
-        raise DataError(
-            f"feature '{feature.name}': no training row of the sample has {vector.size} finite values",
-            remedy="check dataset.features size and the column, or leave out components",
-        )
+        raise _unusable(training, feature, "fewer than two training rows of the sample have")
     matrix = np.asarray(table["v"].combine_chunks().flatten(), dtype=np.float64).reshape(-1, vector.size)
     loadings, centre, explained = principal_components(matrix, feature.settings.components)
     return replace(
@@ -235,4 +261,22 @@ def _fit_vector(training: Training, feature: Resolved) -> Vector:
         loadings=tuple(tuple(float(value) for value in row) for row in loadings),
         centre=tuple(float(value) for value in centre),
         explained=round(explained, 4),
+    )
+
+
+def _unusable(training: Training, feature: Resolved, who: str) -> DataError:
+    """What to say of a vector column: what was expected, and what came."""
+    from pyspark.sql import functions as F
+
+    value, size = F.expr(feature.expression), feature.settings.size
+    lengths = {feature.name: F.when(value.isNotNull(), F.size(value))}
+    low, high = _aggregate(training.rows, lengths, F.min, F.max)[feature.name]
+    if low is None:
+        came = "it is null in every row"
+    else:
+        came = f"its arrays are {low} to {high} long" if low < high else f"its arrays are {low} long"
+        came += f"; of those of {size}, each holds a null, NaN or infinity" if low <= size <= high else ""
+    return DataError(
+        f"feature '{feature.name}': {who} {size} finite values; {came}",
+        remedy="correct size or the column in dataset.features, or leave the feature out",
     )

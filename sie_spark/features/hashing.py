@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 import struct
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -88,20 +91,43 @@ def unit_interval(*columns: Column | str) -> Column:
     return F.shiftrightunsigned(F.xxhash64(*columns), 11) * F.lit(2.0**-53)
 
 
-def value_text(value: Any) -> str | None:
+def plain(value: Any) -> Any:
+    """A scalar of numpy or pandas as Python's own; None where it is missing (None, NaN, NA, NaT)."""
+    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
+        value = (value.astype("datetime64[us]") if value.dtype.kind == "M" else value).item()
+    if isinstance(value, Decimal):
+        return None if value.is_nan() else value or Decimal(0)  # Spark's decimals have no -0
+    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value
+
+
+def value_text(value: Any, type_name: str = "") -> str | None:
     """The text of a category value, or None where it is missing.
 
     Whole numbers have no decimal point whatever their type; other floats are rounded to six decimals and
-    written as an integer of millionths, because Java and Python print doubles differently.
+    written as an integer of millionths, because Java and Python print doubles differently. A time of a
+    category of dates is its date in UTC.
+
+    Raises
+    ------
+    TypeError
+        for a value that no category holds.
     """
-    if value is None:
-        return None
-    if isinstance(value, str):
+    value = plain(value)
+    if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, Decimal | float) or hasattr(value, "dtype"):
-        return _float_text(float(value))
+    if isinstance(value, Decimal):
+        whole = value.is_finite() and value == value.to_integral_value()
+        return str(int(value)) if whole else _float_text(float(value))
+    if isinstance(value, float):
+        return _float_text(value)
+    if isinstance(value, datetime) and type_name == "date":
+        value = (value.astimezone(UTC) if value.tzinfo else value).date()
+    if isinstance(value, datetime) or not isinstance(value, int | date):
+        raise TypeError(f"no category holds {type(value).__name__}")
     return str(value)  # int, and dates as ISO
 
 
@@ -124,10 +150,15 @@ def value_text_column(value: Column, type_name: str) -> Column:
         return value
     if type_name not in ("float", "double") and not type_name.startswith("decimal"):
         return value.cast("string")
+    if type_name.startswith("decimal") and type_name.endswith(",0)"):
+        return value.cast("string")
     number = value.cast("double")
     whole = F.floor(number)
-    return F.when(F.isnan(number) | (F.abs(number) >= _HUGE), F.lit(None)).otherwise(
+    text = F.when(F.isnan(number) | (F.abs(number) >= _HUGE), F.lit(None)).otherwise(
         F.when((F.abs(number) >= _FINE) | (number == whole.cast("double")), whole.cast("string")).otherwise(
             F.concat(F.floor(number * 1e6 + 0.5).cast("string"), F.lit("e-6"))
         )
     )
+    if type_name.startswith("decimal"):  # whole ones are exact; a double has 53 bits
+        return F.when(value % F.lit(1) == 0, F.floor(value).cast("string")).otherwise(text)
+    return text

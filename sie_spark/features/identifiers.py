@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.features.hashing import MISSING, value_text, value_text_column
+from sie_spark.features.hashing import MISSING, plain, value_text, value_text_column
 from sie_spark.features.text import ngrams, ngrams_column
 from sie_spark.features.vocabulary import Ids
-from sie_spark.platform.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -35,7 +34,7 @@ class Category:
 
     def row(self, value: Any) -> int:
         """Id of one row."""
-        text = value_text(value)
+        text = value_text(value, self.type_name)
         return self.ids.id(MISSING if text is None else text)
 
 
@@ -85,12 +84,14 @@ class IdList:
         return found + [0] * (self.length - len(found))
 
     def _texts(self, value: Any) -> list[str]:
+        value = plain(value)
+        if value is None:
+            return []
         if self.kind == "text":
+            if not isinstance(value, str):
+                raise TypeError("no text")
             return ngrams(value, self.ngrams, self.length)
-        if isinstance(value, str) or (value is not None and not isinstance(value, Iterable)):
-            raise DataError(
-                f"feature '{self.name}' is a {self.kind}, but the row has {type(value).__name__} {value!r:.60}",
-                remedy="give a list of values",
-            )
-        texts = (value_text(element) for element in (value if value is not None else []))
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise TypeError("no list")
+        texts = (value_text(element, self.type_name) for element in value)
         return [text for text in texts if text is not None][: self.length]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,26 @@ from sie_spark.features.numbers import Number
 from sie_spark.features.vectors import Vector
 from sie_spark.features.vocabulary import Hashed
 from sie_spark.platform.config import Feature
+from sie_spark.platform.config.dataset import check_features
+from sie_spark.platform.config.dataset import feature_error as _error
 from sie_spark.platform.errors import ConfigError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-RESERVED = {
-    *("sample_id", "split", "event_date", "event_ts", "group_id", "position", "label", "sampling_rate"),
-    *("cat", "dense", "p", "pi", "offset", "weight", "arm", "seed", "policy", "policy_version"),
-}
+# known only after the item was shown, or by the split: a model that reads one knows the answer
+LATER = (
+    *("label", "click", "conversion", "click_delay_s", "conversion_delay_s", "label_mature", "_click_ts"),
+    *("sampling_rate", "split", "__state", "__keep"),
+)
 NUMBERS = {"tinyint", "smallint", "int", "bigint", "float", "double", "boolean"}
 CATEGORIES = NUMBERS | {"string", "date"}
+_QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`""", re.DOTALL)
+_QUERY = re.compile(r"\bselect\b|(?<!\w)\(\s*(?:from|table)\s", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"\b(?:current_(?:date|time|timestamp)|localtimestamp)\b|\b(?:now|curdate|unix_timestamp)\s*\(\s*\)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -56,21 +66,13 @@ def resolve(features: Sequence[Feature], frame: DataFrame, *, strength: float = 
     Raises
     ------
     ConfigError
-        naming the feature: an unknown column (with the nearest one), a type its kind cannot use, a name
-        used twice or reserved, a missing size, a share with something that is no category.
+        naming the feature: an unknown column (with the nearest one), a type its kind cannot use, an expression
+        that is no value of one row as it was shown, features that do not go together.
     """
     if not features:
         raise ConfigError("dataset.features is empty", remedy="declare at least one feature")
-    resolved = [_resolve(feature, frame, strength) for feature in features]
-    names = [feature.name for feature in resolved]
-    for feature in resolved:
-        if names.count(feature.name) > 1:
-            raise _error(feature.name, "this name is used twice", "give one of them another 'name'")
-        becomes_column = feature.settings.kind not in ("category", "number")
-        if (becomes_column and feature.name in RESERVED) or not feature.name.isidentifier():
-            raise _error(feature.name, "this name cannot be a column of samples", "give it another 'name'")
-        _check_share(feature, resolved)
-    return resolved
+    check_features(features)
+    return [_resolve(feature, frame, strength) for feature in features]
 
 
 def backed_off(columns: Sequence[str], strength: float) -> str:
@@ -91,25 +93,65 @@ def backed_off(columns: Sequence[str], strength: float) -> str:
 
 
 def _resolve(feature: Feature, frame: DataFrame, strength: float) -> Resolved:
-    from pyspark.errors import PySparkException
-    from pyspark.sql import functions as F
-
-    name = feature.name or feature.column
+    name = feature.input_name
     expression = feature.expression or f"`{feature.column}`"
     if feature.back_off:
-        if feature.kind != "number" or feature.expression or not feature.column.startswith("rate_"):
-            raise _error(name, "only a number over rate_<column> can back off", "see history.rates")
         expression = backed_off([feature.column.removeprefix("rate_"), *feature.back_off], strength)
     if feature.expression is None and feature.column not in frame.columns:
         near = difflib.get_close_matches(feature.column, frame.columns, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(frame.columns)}"
         raise _error(name, f"impressions have no column '{feature.column}'{hint}", "correct dataset.features")
-    try:
-        type_: Any = frame.select(F.expr(expression).alias("value")).schema[0].dataType
-    except PySparkException as error:
-        reason = str(error).splitlines()[0][:200]
-        raise _error(name, f"expression {expression!r}: {reason}", "correct the expression") from None
+    type_ = _row_type(name, expression, frame)
     return Resolved(feature, name, expression, _type_name(feature, name, type_))
+
+
+def _row_type(name: str, expression: str, frame: DataFrame) -> Any:
+    """Spark's type of an expression that every row answers alone, by what is known when it is shown."""
+    bare = _QUOTED.sub("''", expression)
+    if _QUERY.search(bare):
+        raise _error(
+            name, f"expression {expression!r} holds a query", "make its value a column of impressions"
+        )
+    if _CLOCK.search(bare):
+        raise _error(
+            name, f"expression {expression!r} reads the clock, so no two runs agree", "use event_ts instead"
+        )
+    shown = frame.drop(*LATER)
+    type_, _ = _analyse(shown, expression, alone=True)
+    if type_ is not None:
+        return type_
+    known, reason = _analyse(frame, expression)
+    if known is None:
+        raise _error(name, f"expression {expression!r}: {reason}", "correct the expression")
+    later = [column for column in frame.columns if column.casefold() in LATER]
+    later = [column for column in later if _analyse(frame.drop(column), expression)[0] is None]
+    if later:
+        raise _error(
+            name,
+            f"expression {expression!r} reads {', '.join(later)}, which nobody knows when the item is shown",
+            "use what was known before, e.g. the columns of dataset.history: hist_*, rate_*",
+        )
+    raise _error(
+        name,
+        f"expression {expression!r} is no value of one row alone: it holds a window, an aggregate, a generator"
+        " or a random value",
+        "compute it over one row's columns, or make it a column of impressions",
+    )
+
+
+def _analyse(frame: DataFrame, expression: str, *, alone: bool = False) -> tuple[Any, str]:
+    """The expression's type, or None and what Spark has against it; ``alone`` refuses more than one row's value."""
+    from pyspark.errors import PySparkException
+    from pyspark.sql import functions as F
+
+    try:
+        value = F.expr(expression)
+        if alone:  # a join's condition may hold no window, aggregate, generator or random value; nothing runs
+            frame = frame.join(frame.sparkSession.range(0).toDF("__none"), value.isNotNull())
+        return frame.select(value.alias("value")).schema[0].dataType, ""
+    except PySparkException as error:
+        said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        return None, said[0][:200]
 
 
 def _type_name(feature: Feature, name: str, type_: Any) -> str:
@@ -122,8 +164,6 @@ def _type_name(feature: Feature, name: str, type_: Any) -> str:
                 "use expression, e.g. split(column, '[|]')",
             )
         text = type_.elementType.simpleString()
-    if feature.kind == "vector" and feature.size is None:
-        raise _error(name, "a vector needs its size", "set size to the length of the arrays")
     kind_allows = {
         "number": NUMBERS,
         "vector": NUMBERS - {"boolean"},
@@ -135,19 +175,3 @@ def _type_name(feature: Feature, name: str, type_: Any) -> str:
             name, f"a {feature.kind} cannot be made of {text}", "set expression to a cast of the column"
         )
     return text
-
-
-def _check_share(feature: Resolved, others: Sequence[Resolved]) -> None:
-    shares = feature.settings.shares
-    if shares is None:
-        return
-    if feature.settings.kind not in ("bag", "sequence"):
-        raise _error(feature.name, f"a {feature.settings.kind} cannot share ids", "leave out shares")
-    if not any(other.name == shares and other.settings.kind == "category" for other in others):
-        raise _error(
-            feature.name, f"shares '{shares}', which is no category", "name a feature of kind category"
-        )
-
-
-def _error(name: str, message: str, remedy: str) -> ConfigError:
-    return ConfigError(f"dataset.features '{name}': {message}", remedy=remedy)

@@ -19,7 +19,7 @@ from sie_spark.features.blocks import Block, sample_blocks
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.fit import Training
 from sie_spark.features.identifiers import IdList
-from sie_spark.platform.config import Selection
+from sie_spark.platform.config import Selection, StartVectors
 from sie_spark.platform.errors import DataError
 
 BINS = 20
@@ -37,8 +37,15 @@ class Verdict:
     reason: str
 
 
-def select(training: Training, encoder: Encoder, settings: Selection) -> tuple[Encoder, dict[str, Any]]:
+def select(
+    training: Training, encoder: Encoder, settings: Selection, start: StartVectors | None = None
+) -> tuple[Encoder, dict[str, Any]]:
     """The encoder, without the features voted out when ``settings.apply``, and a report.
+
+    Parameters
+    ----------
+    start:
+        start vectors that are fitted afterwards; the two categories they are of stay.
 
     Returns
     -------
@@ -57,7 +64,7 @@ def select(training: Training, encoder: Encoder, settings: Selection) -> tuple[E
         for name, against in reasons.items()
         if len(against) >= min(settings.votes, len(settings.methods))
     }
-    saved = _saved(encoder, voted, settings)
+    saved = _saved(encoder, voted, settings, start)
     dropped = {name: reasons[name] for name in reasons if name in voted and name not in saved}
     if settings.apply and dropped:
         encoder = replace(encoder, features=tuple(f for f in encoder.features if f.name not in dropped))
@@ -71,13 +78,19 @@ def select(training: Training, encoder: Encoder, settings: Selection) -> tuple[E
     return encoder, report
 
 
-def _saved(encoder: Encoder, voted: set[str], settings: Selection) -> dict[str, str]:
-    saved = {name: "named in dataset.selection.keep" for name in voted if name in settings.keep}
-    for feature in encoder.features:
-        if isinstance(feature, IdList) and feature.shares in voted and feature.name not in voted:
-            saved[str(feature.shares)] = f"'{feature.name}' uses its ids"
-    if voted and all(feature.name in voted - set(saved) for feature in encoder.features):
+def _saved(
+    encoder: Encoder, voted: set[str], settings: Selection, start: StartVectors | None
+) -> dict[str, str]:
+    reasons = dict.fromkeys([start.user, start.item], "named in dataset.start_vectors") if start else {}
+    reasons |= dict.fromkeys(settings.keep, "named in dataset.selection.keep")
+    saved = {name: reason for name, reason in reasons.items() if name in voted}
+    if not saved and all(feature.name in voted for feature in encoder.features):
         saved[encoder.features[0].name] = "a model needs one input"
+    # last: a category is needed by what is kept, whatever it is kept for
+    for feature in encoder.features:
+        shares = feature.shares if isinstance(feature, IdList) else None
+        if shares in voted - set(saved) and feature.name not in voted - set(saved):
+            saved[str(shares)] = f"'{feature.name}' uses its ids"
     return saved
 
 

@@ -7,7 +7,6 @@ and bounded: it needs neither Spark ML nor a classic session. An id without a cl
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +14,11 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
-from sie_spark.features.encoder import Encoder
+from sie_spark.features.encoder import Encoder, current_name
 from sie_spark.features.fit import Training
 from sie_spark.features.hashing import unit_interval
 from sie_spark.features.identifiers import Category
 from sie_spark.platform.config import StartVectors
-from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.root import Root, read_bytes
 
@@ -28,7 +26,7 @@ from sie_spark.platform.root import Root, read_bytes
 def fit_start_vectors(
     training: Training, encoder: Encoder, settings: StartVectors, positives: int
 ) -> dict[str, Any]:
-    """Factorise, write ``encoders/start_<hash>.npz`` and point ``encoders/start_vectors.json`` to it.
+    """Factorise, and write ``encoders/start_<fingerprint of the encoder>.npz``.
 
     Parameters
     ----------
@@ -62,7 +60,7 @@ def fit_start_vectors(
     found, energy = factorise(rows, columns, counts, sizes, settings.components)
     names = (settings.user, settings.item)
     vectors = {name: _finish(vector, settings.scale) for name, vector in zip(names, found, strict=True)}
-    path = _save(training.root, vectors)
+    path = _save(training.root, encoder.fingerprint, vectors)
     known = [int((np.abs(vector).sum(axis=1) > 0).sum()) for vector in found]
     return {
         "path": path,
@@ -137,24 +135,29 @@ def _pair(encoder: Encoder, settings: StartVectors) -> Encoder:
     return Encoder((categories[settings.user], categories[settings.item]))
 
 
-def _save(root: Root, vectors: dict[str, np.ndarray]) -> str:
-    fingerprint = digest({name: vector.tobytes().hex() for name, vector in vectors.items()})
+def _save(root: Root, encoder: str, vectors: dict[str, np.ndarray]) -> str:
     buffer = io.BytesIO()
     save: Callable[..., None] = np.savez_compressed
     save(buffer, **vectors)
-    path = root.write_bytes(buffer.getvalue(), "encoders", f"start_{fingerprint}.npz")
-    sizes = {name: list(vector.shape) for name, vector in vectors.items()}
-    pointer = json.dumps({"fingerprint": fingerprint, "path": path, "shapes": sizes})
-    root.write_bytes(pointer.encode(), "encoders", "start_vectors.json")
-    return path
+    return root.write_bytes(buffer.getvalue(), *_place(encoder))
+
+
+def _place(encoder: str) -> tuple[str, str]:
+    return "encoders", f"start_{encoder}.npz"
+
+
+def has_start_vectors(root: Root, encoder: str) -> bool:
+    """Whether they were fitted with the encoder of this fingerprint."""
+    return root.exists(*_place(encoder))
 
 
 def load_start_vectors(root: Root) -> dict[str, np.ndarray]:
-    """Category -> float32 [ids, components] for its embedding table, or an empty dict where none were fitted."""
-    if not root.exists("encoders", "start_vectors.json"):
+    """Category -> float32 [ids, components] for its embedding table: those of the current encoder.
+
+    An empty dict where none were fitted with it.
+    """
+    name = current_name(root)
+    if name is None or not has_start_vectors(root, name):
         return {}
-    pointer = json.loads(read_bytes(root.path("encoders", "start_vectors.json")))
-    with np.load(
-        io.BytesIO(read_bytes(root.path("encoders", f"start_{pointer['fingerprint']}.npz")))
-    ) as archive:
+    with np.load(io.BytesIO(read_bytes(root.path(*_place(name))))) as archive:
         return {name: archive[name] for name in archive.files}

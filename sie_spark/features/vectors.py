@@ -113,7 +113,7 @@ def usable(value: Column, size: int) -> Column:
     """array<float> of the right length whose values are all finite, else null."""
     from pyspark.sql import functions as F
 
-    vector = value.cast("array<float>")
+    vector = value.cast("array<double>").cast("array<float>")  # rounds whole numbers as a row does
     # 0 * x is NaN for an infinite or undefined x, and the product is null where an element is null
     check = F.call_function("vector_inner_product", vector, floats([0.0] * size))
     return F.when(F.when(F.size(vector) == size, check) == 0.0, vector)

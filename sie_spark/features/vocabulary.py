@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pyarrow.fs import FileSelector
+
 from sie_spark.features.hashing import hash_id, hash_id_column
-from sie_spark.platform.root import locate
+from sie_spark.platform.errors import DataError
+from sie_spark.platform.root import Root, locate
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -63,6 +66,43 @@ class Vocabulary:
     base: str = ""
 
     @property
+    def uri(self) -> str:
+        """Where the values lie.
+
+        Raises
+        ------
+        DataError
+            when it is not known where the artefact lies.
+        """
+        if not self.base:
+            raise DataError(
+                f"vocabulary '{self.path}' lies beside the encoder's file, and where that lies is not known",
+                remedy="open it by Encoder.load(path), or give its path: Encoder.from_dict(data, where=path)",
+            )
+        return f"{self.base}/{self.path}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are there."""
+        return self.values is not None or any(name.endswith(".parquet") for name in self._files())
+
+    def copy(self, root: Root) -> None:
+        """Bring values that lie in Parquet under a root; nothing where they lie there."""
+        if self.path is None or replace(self, base=root.path("encoders")).is_whole:
+            return
+        filesystem, folder = locate(self.uri)
+        for name in sorted(
+            self._files(), key=lambda name: name == "_SUCCESS"
+        ):  # which says that all are there
+            with filesystem.open_input_stream(f"{folder}/{name}") as stream:
+                root.write_bytes(stream.read(), "encoders", *self.path.split("/"), name)
+
+    def _files(self) -> list[str]:
+        filesystem, folder = locate(self.uri)
+        found = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+        return [info.base_name for info in found if info.is_file]
+
+    @property
     def joins(self) -> bool:
         """Whether Spark looks values up by a join."""
         return self.values is None or self.size - 1 > LITERAL
@@ -87,7 +127,7 @@ class Vocabulary:
                 pa.table({"value": list(self.values), "id": pa.array(range(1, self.size), pa.int32())})
             )
         else:
-            table = spark.read.parquet(f"{self.base}/{self.path}")
+            table = spark.read.parquet(self.uri)
         table = table.select("value", "id")
         return F.broadcast(table) if self.size <= BROADCAST else table
 
@@ -101,10 +141,15 @@ class Vocabulary:
             return {value: at for at, value in enumerate(self.values, start=1)}
         from pyarrow import dataset
 
-        filesystem, name = locate(f"{self.base}/{self.path}")
-        table = dataset.dataset(name, filesystem=filesystem, format="parquet").to_table(
-            columns=["value", "id"]
-        )
+        filesystem, name = locate(self.uri)
+        try:
+            found = dataset.dataset(name, filesystem=filesystem, format="parquet")
+            table = found.to_table(columns=["value", "id"])
+        except (OSError, ValueError) as error:  # Arrow's own are of these
+            raise DataError(
+                f"vocabulary {self.uri}: {type(error).__name__} while reading",
+                remedy="copy the folder 'vocabulary' with the encoder's file, or run 'sie encode' to write both again",
+            ) from None
         return dict(zip(table["value"].to_pylist(), table["id"].to_pylist(), strict=True))
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,9 +162,19 @@ Ids = Hashed | Vocabulary
 
 
 def ids_from_dict(data: dict[str, Any], base: str = "") -> Ids:
-    """Inverse of ``as_dict`` of :class:`Hashed` and :class:`Vocabulary`."""
+    """Inverse of ``as_dict`` of :class:`Hashed` and :class:`Vocabulary`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        where it is not what they wrote.
+    """
     if "hash_size" in data:
         return Hashed(int(data["hash_size"]))
     values = None if data["values"] is None else tuple(data["values"])
-    path = data.get("path")
-    return Vocabulary(int(data["size"]), values, path, base if path else "")
+    size, path = int(data["size"]), data.get("path")
+    if (values is None) == (path is None) or (values is not None and len(values) != size - 1):
+        raise ValueError(
+            f"a vocabulary of {size - 1} values holds {'none' if values is None else len(values)}"
+        )
+    return Vocabulary(size, values, path, base if path else "")

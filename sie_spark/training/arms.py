@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sie_spark.features.encoder import UNFINISHED, current_name, path_of
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError, StageOrderError
 from sie_spark.platform.inputs import InputSpec
@@ -45,21 +46,27 @@ def encoder(ctx: Context) -> tuple[str, InputSpec]:
     Raises
     ------
     StageOrderError
-        when no encoder has been fitted, or one was whose samples were not written to the end.
+        when no encoder has been fitted, its file is lost, or samples were not written to the end.
     """
-    if not ctx.root.exists("encoders", "current.json"):
+    fingerprint = current_name(ctx.root)
+    if fingerprint is None:
         raise StageOrderError(
             f"no encoder under {ctx.root.uri}", remedy="run 'sie encode' first, or 'sie run' for all stages"
         )
-    pointer = json.loads(read_bytes(ctx.root.path("encoders", "current.json")))
-    fingerprint = str(pointer["fingerprint"])
-    if ctx.load_details("encode").get("encoder", fingerprint) != fingerprint:
+    known = ctx.load_details("encode").get("encoder", fingerprint)
+    if known != fingerprint or ctx.root.exists(*UNFINISHED):
         raise StageOrderError(
             f"encoder {fingerprint} is not that of the samples under {ctx.root.uri}: 'sie encode' was cut short",
             remedy="run 'sie encode' again, or 'sie run' for all stages",
         )
-    artefact = json.loads(read_bytes(ctx.root.path("encoders", f"{fingerprint}.json")))
-    return fingerprint, InputSpec.from_dict(artefact["inputs"])
+    try:
+        artefact = json.loads(read_bytes(path_of(ctx.root, fingerprint)))
+        return fingerprint, InputSpec.from_dict(artefact["inputs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageOrderError(
+            f"encoder {path_of(ctx.root, fingerprint)}: {type(error).__name__} while reading",
+            remedy="run 'sie encode' again, or 'sie run' for all stages",
+        ) from None
 
 
 def fit_arm(

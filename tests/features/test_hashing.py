@@ -34,6 +34,16 @@ def test_value_text() -> None:
     assert [value_text(v) for v in (None, "a", 5, 5.0, True, float("nan"), Decimal("1.50"), -0.0)] == [
         *(None, "a", "5", "5", "true", None, "1500000e-6", "0")
     ]
+    large = 2**64 - 1
+    decimals = [
+        Decimal(large),
+        Decimal(f"{large}.00"),
+        Decimal("1E+3"),
+        Decimal("-0.0"),
+        Decimal("inf"),
+        np.int64(-5),
+    ]
+    assert [value_text(v) for v in decimals] == [str(large), str(large), "1000", "0", None, "-5"]
 
 
 @given(st.floats(0, 3e38))

@@ -8,8 +8,10 @@ from table import FEATURES, rows, settings, store
 from sie_spark.features import encode
 from sie_spark.features.blocks import Block
 from sie_spark.features.encoder import Encoder
-from sie_spark.features.selection import judge, mutual_information
-from sie_spark.platform.config import Selection
+from sie_spark.features.identifiers import Category, IdList
+from sie_spark.features.selection import _saved, judge, mutual_information
+from sie_spark.features.vocabulary import Hashed
+from sie_spark.platform.config import Selection, StartVectors
 from sie_spark.platform.errors import DataError
 
 ROWS = 8_000
@@ -78,6 +80,35 @@ def test_a_sample_of_one_class_is_refused() -> None:
     blocks, labels = planted()
     with pytest.raises(DataError, match="labels of one class"):
         judge(blocks, np.zeros_like(labels), Selection(methods=["l1"]))
+
+
+def test_a_category_stays_for_what_is_kept() -> None:
+    def saved(
+        *keep: str, voted: str, order: str = "item user seq bag", start: bool = False
+    ) -> dict[str, str]:
+        made: dict[str, Category | IdList] = {
+            name: Category(name, name, "string", Hashed(5)) for name in ("item", "user")
+        }
+        for name in ("seq", "bag"):
+            made[name] = IdList(name, name, "string", Hashed(5), 3, "sequence", shares="item")
+        encoder = Encoder(tuple(made[name] for name in order.split()))
+        vectors = StartVectors(user="user", item="item") if start else None  # type: ignore[call-arg]
+        return _saved(encoder, set(voted.split()), Selection(keep=list(keep)), vectors)
+
+    keep, uses = "named in dataset.selection.keep", "'seq' uses its ids"
+    assert saved("seq", voted="item seq") == {"seq": keep, "item": uses}
+    assert saved("seq", voted="item") == {"item": uses}
+    assert saved("item", "user", voted="item seq bag") == {"item": keep}
+    assert saved(voted="item seq bag") == {}
+    assert saved(voted="item seq") == {"item": "'bag' uses its ids"}
+    assert saved(voted="item user seq bag") == {"item": "a model needs one input"}
+    assert saved(voted="item seq bag", order="seq item bag") == {
+        "seq": "a model needs one input",
+        "item": uses,
+    }
+    start = "named in dataset.start_vectors"
+    assert saved("user", voted="item user", start=True) == {"user": keep, "item": start}
+    assert saved(voted="seq", start=True) == {}
 
 
 @pytest.mark.spark

@@ -37,7 +37,7 @@ def test_too_little_to_factorise_is_refused() -> None:
 
 
 @pytest.mark.spark
-def test_users_of_one_taste_start_close(make_context) -> None:  # type: ignore[no-untyped-def]
+def test_users_of_one_taste_start_close(make_context, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """Even users click even items; the vectors must show it, and only training clicks may be read."""
     data = rows(4_000)
     for row in data:
@@ -66,14 +66,23 @@ def test_users_of_one_taste_start_close(make_context) -> None:  # type: ignore[n
     encode.run(ctx)
     for name, vector in load_start_vectors(ctx.root).items():
         np.testing.assert_array_equal(vector, vectors[name])
+    # those of an encoder whose samples were never written are not in the way
+    rare = [{**feature, "min_count": 60} for feature in FEATURES]
+    other = make_context(settings(features=rare, start_vectors=VECTORS))
+    monkeypatch.setattr(other.catalog, "replace", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        encode.run(other)
+    assert encode.run(ctx).skipped
+    for name, vector in load_start_vectors(ctx.root).items():
+        np.testing.assert_array_equal(vector, vectors[name])
+    name = encoder.fingerprint
+    ctx.root.remove("encoders", f"start_{name}.npz")
+    assert load_start_vectors(ctx.root) == {} and encode._opened(ctx, name) is None  # so it is fitted again
 
 
-@pytest.mark.spark
 def test_an_unknown_category_is_named(make_context) -> None:  # type: ignore[no-untyped-def]
-    ctx = make_context(settings(features=FEATURES, start_vectors={**VECTORS, "user": "usr"}))
-    store(ctx, rows())
     with pytest.raises(ConfigError, match="'usr' is no category; there are: item_id, user_id"):
-        encode.run(ctx)
+        make_context(settings(features=FEATURES, start_vectors={**VECTORS, "user": "usr"}))
 
 
 @pytest.mark.spark

@@ -6,7 +6,9 @@ else), so that a new log is onboarded by one YAML file.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 from zoneinfo import available_timezones
@@ -14,6 +16,24 @@ from zoneinfo import available_timezones
 from pydantic import Field, field_validator, model_validator
 
 from sie_spark.platform.config.base import Settings
+from sie_spark.platform.errors import ConfigError
+
+# columns of samples and of what is made of them, which no feature may replace
+RESERVED = {
+    *("sample_id", "split", "event_date", "event_ts", "group_id", "position", "label", "sampling_rate"),
+    *("cat", "dense", "p", "pi", "offset", "weight", "arm", "seed", "policy", "policy_version"),
+    *("impression_id", "__at", "__label"),
+}
+_IDS = {"min_count", "hash_size", "max_vocabulary"}
+# what a kind reads beside column, name, kind and expression
+READ_BY = {
+    "number": {"transform", "scale", "missing_indicator", "back_off"},
+    "category": _IDS,
+    "bag": _IDS | {"length", "shares"},
+    "sequence": _IDS | {"length", "shares"},
+    "text": _IDS | {"length", "ngrams"},
+    "vector": {"size", "components"},
+}
 
 
 class Source(Settings):
@@ -176,6 +196,75 @@ class Feature(Settings):
     size: int | None = Field(None, ge=1, description="vector: its length")
     components: int | None = Field(None, ge=1, description="vector: keep this many principal components")
 
+    @property
+    def input_name(self) -> str:
+        """Name of the model input."""
+        return self.name or self.column
+
+    @model_validator(mode="after")
+    def _agrees_with_its_kind(self) -> Feature:
+        name = self.input_name
+        becomes_column = self.kind not in ("category", "number")
+        if (becomes_column and name.casefold() in RESERVED) or not name.isidentifier():
+            raise feature_error(name, "this name cannot be a column of samples", "give it another 'name'")
+        for setting in sorted(self._given() - READ_BY[self.kind]):
+            if kinds := [kind for kind, read in READ_BY.items() if setting in read]:
+                said = f"a {self.kind} has no {setting}; it is for {', '.join(kinds)}"
+                raise feature_error(name, said, f"leave out {setting}")
+        if self.kind == "vector" and self.size is None:
+            raise feature_error(name, "a vector needs its size", "set size to the length of the arrays")
+        if self.back_off and (self.expression or not self.column.startswith("rate_")):
+            raise feature_error(name, "only a number over rate_<column> can back off", "see history.rates")
+        owned = sorted(_IDS & self._given())
+        if self.shares and owned:
+            raise feature_error(
+                name,
+                f"it uses the ids of '{self.shares}', so {', '.join(owned)} would do nothing",
+                f"set {', '.join(owned)} on '{self.shares}', or leave out shares",
+            )
+        return self
+
+    def _given(self) -> set[str]:
+        """Settings that were given; a default that is written out, as in a logged configuration, says nothing."""
+        fields = type(self).model_fields
+        return {name for name in self.model_fields_set if getattr(self, name) != fields[name].default}
+
+
+def check_features(features: Sequence[Feature]) -> None:
+    """Refuse features that do not go together.
+
+    Raises
+    ------
+    ConfigError
+        naming both: one name for two features or for one and the other's indicator (Spark does not tell upper
+        from lower case), ids shared with something that is no category.
+    """
+    seen: dict[str, str] = {}
+    numbers = {one.input_name.casefold(): one.input_name for one in features if one.kind == "number"}
+    categories = [one.input_name for one in features if one.kind == "category"]
+    for feature in features:
+        name = feature.input_name
+        if (other := seen.get(name.casefold())) is not None:
+            said = "this name is used twice" if other == name else f"'{other}' has this name in other letters"
+            raise feature_error(name, said, "give one of them another 'name'")
+        seen[name.casefold()] = name
+        indicator = numbers.get(f"{name}_missing".casefold())
+        if feature.kind == "number" and feature.missing_indicator and indicator:
+            raise feature_error(
+                name,
+                f"its missing_indicator has the name of feature '{indicator}'",
+                f"give '{indicator}' another 'name', or set missing_indicator: false on '{name}'",
+            )
+        if feature.shares and feature.shares not in categories:
+            raise feature_error(
+                name, f"shares '{feature.shares}', which is no category", "name a feature of kind category"
+            )
+
+
+def feature_error(name: str, message: str, remedy: str) -> ConfigError:
+    """An error about one feature."""
+    return ConfigError(f"dataset.features '{name}': {message}", remedy=remedy)
+
 
 class Selection(Settings):
     """Which features are worth their place, judged on a sample of training rows after every size is frozen."""
@@ -185,9 +274,17 @@ class Selection(Settings):
     )
     votes: int = Field(2, ge=1, description="methods that must agree before a feature is dropped")
     apply: bool = Field(False, description="drop them; otherwise the report only says what it would drop")
-    keep: list[str] = Field([], description="features that are never dropped")
+    keep: list[str] = Field([], description="never dropped; start_vectors keeps its two")
     rows: int = Field(20_000, ge=100, description="sample of training rows; its last quarter judges")
     significance: float = Field(0.001, gt=0, lt=1, description="information: level of the G-test")
+
+    @field_validator("methods")
+    @classmethod
+    def _each_votes_once(cls, methods: list[str]) -> list[str]:
+        twice = [name for name in dict.fromkeys(methods) if methods.count(name) > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is named twice, and each method has one vote")
+        return methods
 
 
 class StartVectors(Settings):
@@ -269,6 +366,28 @@ class Dataset(Settings):
         if known and zone not in known and not re.fullmatch(r"[+-]\d{2}:\d{2}", zone):
             raise ValueError("no time zone; write it like Europe/Berlin, UTC or +02:00")
         return zone
+
+    @model_validator(mode="after")
+    def _features_go_together(self) -> Dataset:
+        check_features(self.features)
+        categories = [one.input_name for one in self.features if one.kind == "category"]
+        if self.start_vectors is not None:
+            for key, name in (("user", self.start_vectors.user), ("item", self.start_vectors.item)):
+                if name not in categories:
+                    raise ConfigError(
+                        f"dataset.start_vectors.{key}: '{name}' is no category; "
+                        f"there are: {', '.join(categories) or 'none'}",
+                        remedy="add the feature with kind: category, or name another one",
+                    )
+        names = [one.input_name for one in self.features]
+        for name in self.selection.keep:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1) or names
+                raise ConfigError(
+                    f"dataset.selection.keep: there is no feature '{name}'",
+                    remedy=f"name one of dataset.features: {', '.join(near) or 'there are none'}",
+                )
+        return self
 
     def options(self) -> dict[str, Any]:
         """Plain data, for logs and hashes."""
