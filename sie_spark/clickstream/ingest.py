@@ -66,6 +66,7 @@ MAPPING = (
 ONE_METHOD = {"spark.sql.codegen.hugeMethodLimit": "65535"}
 # landed rows are read once; their Delta log would keep the extremes of identifiers after they are forgotten
 NO_STATISTICS = {"spark.databricks.delta.properties.defaults.dataSkippingNumIndexedCols": "0"}
+IDS = 2  # how the id of a record without a key is made; raised where that changes
 LARGE = 64 << 20  # bytes of a source
 ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
 ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
@@ -115,13 +116,20 @@ def _check_root(ctx: Context) -> None:
             remedy="give each data set a --root of its own",
         )
     mapping = mapping_digest(ctx)
-    if held and held["mapping"] != mapping and ctx.catalog.exists("events"):
+    filled = bool(held) and ctx.catalog.exists("events")
+    if filled and not dataset.event_key and held.get("ids") != IDS:
+        raise ConfigError(
+            f"{ctx.root.uri} was made by an earlier version, which knew records without dataset.event_key by other"
+            " ids: records sent again would be taken for new ones",
+            remedy="ingest into another --root",
+        )
+    if filled and held["mapping"] != mapping:
         ctx.progress.warn(
             "the data set's mapping (columns, rules, source) differs from the one that made table events: records"
             " that are in already stay as they are; for all of them anew take another --root"
         )
-    if held.get("mapping") != mapping:
-        identity = {"dataset": dataset.name, "mapping": mapping}
+    identity = {"dataset": dataset.name, "mapping": mapping, "ids": IDS}
+    if held != identity:
         ctx.root.write_bytes(json.dumps(identity, sort_keys=True).encode(), *IDENTITY_FILE)
 
 

@@ -313,6 +313,16 @@ def test_records_without_a_key_are_told_apart_by_all_they_hold(make_context, tmp
     assert result.rows.as_dict() == {"read": 3, "kept": 2, "quarantined": 0, "duplicate": 1}
 
 
+def test_ids_of_an_earlier_version_are_not_mixed_with_todays(make_context, tmp_path: Path) -> None:
+    ctx = make_context(settings(write(tmp_path / "log.json", event("1")), event_key=[]))
+    ingest.run(ctx)
+    identity = json.loads(Path(ctx.root.path(*ingest.IDENTITY_FILE)).read_text())
+    del identity["ids"]
+    ctx.root.write_bytes(json.dumps(identity).encode(), *ingest.IDENTITY_FILE)
+    with pytest.raises(ConfigError, match="made by an earlier version"):
+        ingest.run(ctx)
+
+
 def test_rules_see_times_and_dates(make_context, tmp_path: Path) -> None:
     rules = [
         {"column": "event_ts", "check": "expression", "expression": "event_ts >= TIMESTAMP'2024-03-02'"},
