@@ -159,8 +159,13 @@ def _listing(settings: Source, files: Snapshot, stream: bool) -> dict[str, str]:
     if stream:
         found = {"maxFileAge": "3650d", **found}
     parts = str(settings.path).split("/")
-    first = next((at for at, part in enumerate(parts) if set(part) & set("*?[{=")), len(parts))
-    if is_glob(str(settings.path)) and any("=" in name.rpartition("/")[0] for name in files.names):
+    glob = next((at for at, part in enumerate(parts) if is_glob(part)), None)
+    if glob is None:
+        return found
+    fixed = "/".join(parts[:glob])
+    below = [name.rpartition(f"{fixed}/")[2] if fixed else name for name in files.names]
+    if any("=" in name.rpartition("/")[0] for name in below):
+        first = next(at for at, part in enumerate(parts) if "=" in part or at == glob)
         found = {"basePath": "/".join(parts[:first]) or ("/" if parts[0] == "" else "."), **found}
     return found
 
