@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 QUANTILE_ROWS = 200_000
 COMPONENT_ROWS = 20_000
-FAR = 1e5  # a mean this many standard deviations from zero is summed again, about the least value
+FAR = 100.0  # a mean this many standard deviations from zero is summed again, about itself
 DRAFTS = ("encoders", "vocabulary", "draft")
 
 
@@ -180,26 +180,58 @@ def _fit_numbers(training: Training, features: Sequence[Resolved]) -> dict[str, 
         values[feature.name] = numbers[-1].transformed(number.source())
     whole = [one for one in features if one.settings.kind == "vector" and one.settings.components is None]
     usable = {one.name: F.when(one.fitted().source().isNotNull(), F.lit(0.0)) for one in whole}
-    moments = _aggregate(training.rows, {**values, **usable}, F.count, F.min, F.max, F.avg, F.stddev_pop)
+    moments = _moments(training.rows, {**values, **usable})
     for feature in whole:
-        if not moments[feature.name][0]:
+        if not moments[feature.name].count:
             raise _unusable(training, feature, "no training row has")
     far = {
-        name: values[name] - F.lit(low)
-        for name, (seen, low, high, mean, deviation) in moments.items()
-        if seen and low < high and abs(mean) > FAR * deviation
+        name: found.mean
+        for name, found in moments.items()
+        if found.low < found.high and not abs(found.mean) <= FAR * found.deviation
     }
-    for name, (above, deviation) in _aggregate(training.rows, far, F.avg, F.stddev_pop).items():
-        seen, low, high, *_ = moments[name]
-        moments[name] = (seen, low, high, low + above, deviation)
+    about = _moments(training.rows, {name: values[name] - F.lit(mean) for name, mean in far.items()})
+    for name, found in about.items():
+        mean = far[name] + found.mean
+        moments[name] = replace(moments[name], mean=mean, deviation=found.deviation)
     result = {}
     for feature, number in zip(declared, numbers, strict=True):
-        seen, *rest = moments[feature.name]
+        found = moments[feature.name]
         standard = feature.settings.scale == "standard"
-        mean, scale = _standard(*rest) if standard and seen else (0.0, 1.0)
-        indicator = feature.settings.missing_indicator and seen < training.count
+        mean, scale = _standard(found) if standard and found.count else (0.0, 1.0)
+        indicator = feature.settings.missing_indicator and found.count < training.count
         result[number.name] = replace(number, mean=mean, scale=scale, limited=standard, indicator=indicator)
     return result
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of the values that are there; zeros where none is."""
+
+    count: int
+    low: float
+    high: float
+    mean: float
+    deviation: float  # of the population
+
+
+def _moments(rows: DataFrame, columns: Mapping[str, Column]) -> dict[str, Moments]:
+    """Moments of each column, in one job: from sums, a fourth of the work of Spark's ``stddev_pop``.
+
+    As exact as that where the mean is not far from zero (:data:`FAR`): what is lost is the share that the
+    mean's square has in the sum of squares, 4 of 15 digits at most.
+    """
+    from pyspark.sql import functions as F
+
+    def squares(name: str) -> Column:
+        return F.sum(F.col(name) * F.col(name))
+
+    found = {}
+    for name, summed in _aggregate(rows, columns, F.count, F.min, F.max, F.sum, squares).items():
+        count, low, high, total, square = (value or 0 for value in summed)
+        mean = total / max(count, 1)
+        deviation = math.sqrt(max(square / max(count, 1) - mean * mean, 0.0))
+        found[name] = Moments(count, low, high, mean, deviation)
+    return found
 
 
 def _aggregate(
@@ -214,16 +246,16 @@ def _aggregate(
     return {name: row[at * len(functions) :][: len(functions)] for at, name in enumerate(columns)}
 
 
-def _standard(low: float, high: float, mean: float, deviation: float) -> tuple[float, float]:
+def _standard(found: Moments) -> tuple[float, float]:
     """Mean and scale to six digits of the scale: sums in another order must not give another artefact.
 
-    >>> _standard(-90.0, 90.0, 1709251234.1234567, 8.66025403784)
+    >>> _standard(Moments(9, -90.0, 90.0, 1709251234.1234567, 8.66025403784))
     (1709251234.12346, 8.66025)
     """
-    if low == high:  # no sum is as exact
-        return low + 0.0, 1.0
-    scale = float(f"{deviation:.6g}") or 1.0
-    return round(mean, 5 - math.floor(math.log10(scale))) + 0.0, scale
+    if found.low == found.high:  # no sum is as exact
+        return found.low + 0.0, 1.0
+    scale = float(f"{found.deviation:.6g}") or 1.0
+    return round(found.mean, 5 - math.floor(math.log10(scale))) + 0.0, scale
 
 
 def _fit_quantiles(training: Training, features: Sequence[Resolved]) -> dict[str, Pieces]:

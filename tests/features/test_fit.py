@@ -5,10 +5,11 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sie_spark.features.encoder import Encoder
-from sie_spark.features.fit import Training, _standard, fit
+from sie_spark.features.fit import FAR, Moments, Training, _standard, fit
 from sie_spark.features.resolve import resolve
 from sie_spark.platform.config import Feature
 from sie_spark.platform.errors import DataError
@@ -71,6 +72,20 @@ def test_numbers_far_from_zero_and_vectors_of_whole_numbers(spark: Any, tmp_path
 
 
 @pytest.mark.spark
+def test_moments_are_those_of_numpy_on_both_sides_of_far(spark: Any) -> None:
+    draw = np.random.default_rng(5)
+    means = {"near": 0.1, "edge": FAR * 0.99, "beyond": FAR * 1.01, "far": 1e9}
+    values = {name: mean + draw.standard_normal(20_000) for name, mean in means.items()}
+    frame = spark.createDataFrame(pd.DataFrame(values))
+    features = [Feature(column=name, kind="number") for name in means]
+    encoder = fit(Training(frame, 20_000, Root("unused")), resolve(features, frame))
+    for feature in encoder.features:
+        exact = values[feature.name]
+        assert feature.mean == pytest.approx(exact.mean(), abs=6e-6)  # kept to six digits
+        assert feature.scale == pytest.approx(exact.std(), rel=6e-6)
+
+
+@pytest.mark.spark
 def test_a_vector_that_no_row_can_use_is_refused(spark: Any, tmp_path: Any) -> None:
     frame = spark.createDataFrame(table(), SCHEMA)
 
@@ -93,9 +108,9 @@ def test_a_vector_that_no_row_can_use_is_refused(spark: Any, tmp_path: Any) -> N
 
 
 def test_the_mean_is_rounded_to_the_spread() -> None:
-    assert _standard(0.0, 3.0, 1709251234.1234567, 8.66025403784) == (1709251234.12346, 8.66025)
-    assert _standard(0.0, 3.0, -1e-9, 1.0) == (0.0, 1.0)
-    assert str(_standard(0.0, 3.0, -1e-9, 1.0)[0]) == "0.0"
-    assert _standard(1234567.1, 1234567.1, 1234567.1000000003, 1e-10) == (1234567.1, 1.0)
-    assert _standard(1.0, 2.0, 1.5, 0.0) == (1.5, 1.0)  # a spread that underflows
-    assert _standard(-3e38, 3e38, 1.5, 3e38) == (0.0, 3e38)
+    assert _standard(Moments(9, 0.0, 3.0, 1709251234.1234567, 8.66025403784)) == (1709251234.12346, 8.66025)
+    assert _standard(Moments(9, 0.0, 3.0, -1e-9, 1.0)) == (0.0, 1.0)
+    assert str(_standard(Moments(9, 0.0, 3.0, -1e-9, 1.0))[0]) == "0.0"
+    assert _standard(Moments(9, 1234567.1, 1234567.1, 1234567.1000000003, 1e-10)) == (1234567.1, 1.0)
+    assert _standard(Moments(9, 1.0, 2.0, 1.5, 0.0)) == (1.5, 1.0)  # a spread that underflows
+    assert _standard(Moments(9, -3e38, 3e38, 1.5, 3e38)) == (0.0, 3e38)
