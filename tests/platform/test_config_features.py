@@ -41,6 +41,9 @@ def one(kind: str, column: str = "a", **more: Any) -> dict[str, Any]:
         ([one("category", size=5)], "a category has no size"),
         ([one("category", transform="log")], "a category has no transform; it is for number"),
         ([one("sequence", ngrams=2)], "a sequence has no ngrams; it is for text"),
+        ([one("vector", size=3, components=4)], "'a': a vector of size 3 has no 4 components"),
+        ([one("category", hash_size=9, min_count=5)], "'a': hashing counts no values, so min_count would"),
+        ([one("bag", hash_size=9, max_vocabulary=8)], "so max_vocabulary would do nothing beside hash_size"),
     ],
 )
 def test_features_that_cannot_be(features: list[dict[str, Any]], message: str) -> None:
@@ -74,5 +77,6 @@ def test_what_goes_together_loads_and_a_logged_configuration_loads_again() -> No
         one("bag", "e", shares="d", hash_size=None),
         one("number", "rate_d", back_off=["e"]),
         one("vector", "v", size=3, components=2),
+        one("vector", "w", size=3, components=3),
     )
     assert validate(Config, config.model_dump(mode="json"), where="test") == config

@@ -213,15 +213,19 @@ class Feature(Settings):
                 raise feature_error(name, said, f"leave out {setting}")
         if self.kind == "vector" and self.size is None:
             raise feature_error(name, "a vector needs its size", "set size to the length of the arrays")
+        if (self.components or 0) > (self.size or 0):
+            said = f"a vector of size {self.size} has no {self.components} components"
+            raise feature_error(name, said, f"set components to {self.size} or less, or leave it out")
+        unread = sorted((_IDS - {"hash_size"}) & self._given())
+        if self.hash_size is not None and unread:
+            said = f"hashing counts no values, so {', '.join(unread)} would do nothing beside hash_size"
+            raise feature_error(name, said, f"leave out {', '.join(unread)}, or hash_size for a vocabulary")
         if self.back_off and (self.expression or not self.column.startswith("rate_")):
             raise feature_error(name, "only a number over rate_<column> can back off", "see history.rates")
         owned = sorted(_IDS & self._given())
         if self.shares and owned:
-            raise feature_error(
-                name,
-                f"it uses the ids of '{self.shares}', so {', '.join(owned)} would do nothing",
-                f"set {', '.join(owned)} on '{self.shares}', or leave out shares",
-            )
+            said = f"it uses the ids of '{self.shares}', so {', '.join(owned)} would do nothing"
+            raise feature_error(name, said, f"set {', '.join(owned)} on '{self.shares}', or leave out shares")
         return self
 
     def _given(self) -> set[str]:
