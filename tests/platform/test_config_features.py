@@ -50,11 +50,12 @@ def test_features_that_cannot_be(features: list[dict[str, Any]], message: str) -
     with pytest.raises(ConfigError, match=message) as error:
         load(*features)
     assert error.value.remedy
+    assert str(error.value).startswith("test: dataset.features '")  # the file first, as all settings' errors
 
 
 def test_features_that_other_settings_name_must_be_there() -> None:
     features = [one("category"), one("number", "b")]
-    with pytest.raises(ConfigError, match=r"start_vectors.user: 'user_id' is no category; there are: a"):
+    with pytest.raises(ConfigError, match=r"^test: dataset.start_vectors.user: 'user_id' is no category"):
         load(*features, start_vectors={"item": "a"})
     with pytest.raises(ConfigError, match=r"start_vectors.item: 'b' is no category"):
         load(*features, start_vectors={"user": "a", "item": "b"})
