@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from table import vocabulary
 
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.identifiers import Category, IdList
@@ -43,15 +42,10 @@ def encoder() -> Encoder:
 
 def side(folder: Path) -> Encoder:
     """Three values in Parquet beside an artefact that is not written yet."""
-    lies = folder / "encoders" / "vocabulary" / "ab12"
-    lies.mkdir(parents=True)
-    pq.write_table(
-        pa.table({"value": ["a", "b", "c"], "id": pa.array([1, 2, 3], pa.int32())}), lies / "0.parquet"
-    )
+    lies = vocabulary(folder / "encoders", ["a", "b", "c"])
     (lies / "_SUCCESS").touch()
-    return Encoder(
-        (Category("c", "c", "string", Vocabulary(4, None, "vocabulary/ab12", str(lies.parents[1]))),)
-    )
+    ids = Vocabulary(4, None, f"vocabulary/{lies.name}", str(lies.parents[1]))
+    return Encoder((Category("c", "c", "string", ids),))
 
 
 def test_values_of_numpy_and_pandas_are_those_of_python() -> None:
@@ -164,7 +158,7 @@ def test_vocabularies_go_with_their_artefact(tmp_path: Path, monkeypatch: Any) -
     shutil.rmtree(tmp_path / "three" / "encoders" / "vocabulary")
     lost = Encoder.current(Root(tmp_path / "three"))
     assert lost is not None and not lost.is_whole
-    with pytest.raises(DataError, match="vocabulary/ab12: FileNotFoundError while reading"):
+    with pytest.raises(DataError, match="vocabulary/[0-9a-f]{16}: FileNotFoundError while reading"):
         lost.transform_row({"c": "a"})
 
 
