@@ -28,6 +28,7 @@ def one(kind: str, column: str = "a", **more: Any) -> dict[str, Any]:
         ([one("bag", name="CAT")], "'CAT': this name cannot be a column"),
         ([one("number", "a b")], "'a b': this name cannot be a column"),
         ([one("number"), one("number", "A_missing")], "'a': its missing_indicator.*'A_missing'"),
+        ([one("vector", size=2), one("number", "a_missing")], "'a': its missing_indicator.*'a_missing'"),
         ([one("bag", shares="b"), one("text", "b")], "'a': shares 'b', which is no category"),
         ([one("bag", shares="a")], "shares 'a', which is no category"),
         ([one("category", "b"), one("bag", shares="b", hash_size=9)], "ids of 'b', so hash_size would"),
@@ -79,5 +80,7 @@ def test_what_goes_together_loads_and_a_logged_configuration_loads_again() -> No
         one("number", "rate_d", back_off=["e"]),
         one("vector", "v", size=3, components=2),
         one("vector", "w", size=3, components=3),
+        one("vector", "u", size=3, missing_indicator=False),
+        one("number", "u_missing"),
     )
     assert validate(Config, config.model_dump(mode="json"), where="test") == config

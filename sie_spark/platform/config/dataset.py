@@ -32,7 +32,7 @@ READ_BY = {
     "bag": _IDS | {"length", "shares"},
     "sequence": _IDS | {"length", "shares"},
     "text": _IDS | {"length", "ngrams"},
-    "vector": {"size", "components"},
+    "vector": {"size", "components", "missing_indicator"},
 }
 
 
@@ -186,7 +186,9 @@ class Feature(Settings):
     max_vocabulary: int = Field(2_000_000, ge=2)
     transform: Literal["none", "log", "quantile"] = "none"
     scale: Literal["none", "standard"] = "standard"
-    missing_indicator: bool = True
+    missing_indicator: bool = Field(
+        True, description="number, vector: an input that says where it was missing"
+    )
     back_off: list[str] = Field(
         [], description="number over rate_<column>: columns of history.rates that stand in for rare values"
     )
@@ -253,7 +255,7 @@ def check_features(features: Sequence[Feature]) -> None:
             raise feature_error(name, said, "give one of them another 'name'")
         seen[name.casefold()] = name
         indicator = numbers.get(f"{name}_missing".casefold())
-        if feature.kind == "number" and feature.missing_indicator and indicator:
+        if feature.kind in ("number", "vector") and feature.missing_indicator and indicator:
             raise feature_error(
                 name,
                 f"its missing_indicator has the name of feature '{indicator}'",
