@@ -57,9 +57,12 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
     found = [one for table in tables if (one := _find(ctx, table, person, samples)) is not None]
     known = _known(ctx)
     if not found and mark not in known:
+        doubtful = _left_in_doubt(ctx, person)
         raise DataError(
-            "no table holds rows of this user",
-            remedy="give the identifier as in the source; with another pseudonym key nobody can be found",
+            "no table holds rows of this user"
+            + (f"; {doubtful['records']} rejected records hold this value elsewhere" if doubtful else ""),
+            remedy="give the identifier as in the source; with another pseudonym key nobody can be found"
+            + (f"; see the records by {doubtful['see']}" if doubtful else ""),
         )
     # noted before anything is deleted: killed on the way, or asked once more, the next run goes on from it
     noted = known.get(mark, {"removed": {}, "no_longer_rebuilt": {}})
@@ -74,9 +77,17 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
     if at_once:
         for table in tables:
             _erase_history(ctx, ctx.catalog.sql_name(table))
+    vocabularies = erase_value(ctx.root, name)
+    doubtful = _left_in_doubt(ctx, person)
+    if doubtful:
+        ctx.progress.warn(
+            f"{doubtful['records']} rejected records hold this value in a field that is no identifier, perhaps"
+            " somebody else's: they stay, see left_in_doubt"
+        )
     details = {
         **noted,
-        "vocabularies": erase_value(ctx.root, name),
+        "left_in_doubt": doubtful,
+        "vocabularies": vocabularies,
         "history": "erased" if at_once else "erased by 'sie maintain' when the retention has passed",
         "not_touched": "the source itself: remove the user there too, or a new root takes them in again",
     }
@@ -143,7 +154,8 @@ def _in_record(name: Column) -> Column:
     """Whether a rejected record is of the person: it holds the hash.
 
     In undeclared fields, which are kept as they came, and in the text of what could not be parsed, the name itself
-    is looked for, as a word: nobody can tell there whose record it is.
+    is looked for, as a word: nobody can tell there whose record it is. For declared fields see
+    :func:`_left_in_doubt`.
     """
     hashed = F.coalesce(F.contains(F.col("record"), name), F.lit(False))
     word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
@@ -153,6 +165,22 @@ def _in_record(name: Column) -> Column:
     for text in (verbatim, F.get_json_object("record", "$.undeclared")):
         hashed = hashed | F.coalesce(F.regexp_like(text, word), F.lit(False))
     return hashed
+
+
+def _left_in_doubt(ctx: Context, person: DataFrame) -> dict[str, Any]:
+    """Rejected records that are left, though a field of theirs is the raw name: how many, and how to see them.
+
+    A name in a field that identifies nobody may be the person's (the rejected record of a null user) or a
+    stranger's place or price: only someone who reads the record can tell. The name itself stands in nothing that
+    is kept, so the statements have a place for it.
+    """
+    if not ctx.catalog.exists("quarantine"):
+        return {}
+    values = "map_values(from_json(record, 'map<string,string>'))"
+    rows = ctx.catalog.read("quarantine").crossJoin(F.broadcast(person.select("raw")))
+    found = rows.where(F.array_contains(F.expr(values), F.col("raw"))).count()
+    rest = f"FROM {ctx.catalog.sql_name('quarantine')} WHERE array_contains({values}, 'THE IDENTIFIER')"
+    return {"records": found, "see": f"SELECT * {rest}", "remove": f"DELETE {rest}"} if found else {}
 
 
 def _delete_landed(ctx: Context, person: DataFrame) -> None:

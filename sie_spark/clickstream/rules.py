@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pyarrow
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -99,10 +102,8 @@ def violation(rule: Rule, columns: Mapping[str, Column], types: Mapping[str, str
             outside = outside | (number > rule.max)
         return there & outside
     if rule.check == "set":
-        known = column.cast("string").isin(list(rule.values or []))
-        if kind.startswith(FRACTIONS):  # 1.5 is 1.50
-            known = known | column.isin([F.lit(value).try_cast("double") for value in rule.values or []])
-        return there & ~F.coalesce(known, F.lit(False))
+        judged = column if kind.startswith(FRACTIONS) else column.cast("string")
+        return there & ~F.coalesce(judged.isin(_members(rule.values or [], kind)), F.lit(False))
     if rule.check == "regex":
         return there & ~column.cast("string").rlike(rule.pattern or "")
     if rule.check == "not_future":
@@ -141,6 +142,28 @@ def with_references(
 def reference_flags(rules: Sequence[Rule]) -> list[str]:
     """Names of the columns that :func:`with_references` adds."""
     return [_flag(rule) for rule in rules if rule.check == "reference"]
+
+
+def _members(values: Sequence[str], kind: str) -> list[Column]:
+    """The values of a set in the type they are compared in: fractions by value (1.5 is 1.50), others by text.
+
+    A decimal is never compared as a double, which would take two of 20 digits for each other. What no value of
+    the column's type equals (1.55 of one decimal, a word) is left out and matches nothing: files of other types
+    may hold it under the same YAML.
+    """
+    if not kind.startswith("decimal"):
+        type_ = kind if kind.startswith(FRACTIONS) else "string"
+        return [F.lit(value).try_cast(type_) for value in values]
+    precision, scale = map(int, re.findall(r"\d+", kind))
+    exact = pyarrow.decimal128(precision, scale)
+    members = []
+    for value in values:
+        try:
+            member = pyarrow.scalar(Decimal(value), exact).as_py()
+        except (InvalidOperation, pyarrow.ArrowInvalid):  # no number; no value of this type
+            continue
+        members.append(F.lit(f"{member:f}").cast(kind))
+    return members
 
 
 def _ordered(kind: str) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import pyarrow
 from pyarrow import parquet
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, LongType, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import DataType, LongType, StructField, StructType, TimestampNTZType, TimestampType
 
 from sie_spark.clickstream.drift import (
     DRIFT,
@@ -32,6 +32,7 @@ from sie_spark.clickstream.drift import (
     widens,
 )
 from sie_spark.platform.config import Source
+from sie_spark.platform.errors import SourceError
 from sie_spark.platform.root import locate
 
 if TYPE_CHECKING:
@@ -61,30 +62,43 @@ def read_parquet(
     listing: dict[str, str],
     stream: bool,
 ) -> Raw:
-    """Parquet files; where columns are declared, the files of each layout are judged by themselves."""
-    assert settings.path is not None
+    """Parquet files; the files of each layout are judged by themselves where columns are declared.
+
+    So are they where only some hold a time in nanoseconds, which Spark reads as a number: their columns are put
+    together here.
+    """
+    source = settings.path
+    assert source is not None
     options = {**settings.options, **listing}
-    groups = _layouts(files) if schema is not None and not stream else []
-    if len(groups) > 1:
-        if not is_glob(settings.path):
-            options.setdefault("basePath", settings.path)  # folders named column=value stay columns
+    footers = _footers(files)
+    groups, mixed = _layouts(footers), _mixed(footers)
+    if mixed and stream:
+        raise SourceError(
+            f"{mixed}; an incremental source reads all its files alike",
+            remedy="write the column as timestamp[us] in every file, or set source.incremental: false",
+        )
+    if len(groups) > 1 and not stream and (schema is not None or mixed):
+        if not is_glob(source):
+            options.setdefault("basePath", source)  # folders named column=value stay columns
+        layouts = [
+            Layout(spark.read.options(**options).parquet(*paths), paths[0], _clocks([footers[paths[0]]]))
+            for paths in groups
+        ]
+        # null, as in columns that Spark merges
+        settings = settings if schema else settings.model_copy(update={"on_missing_column": "null"})
+        wanted = schema or _as_one(layouts)
         first, *others = [
             # what is wrong with a layout is said of its first file
-            _judged(
-                spark.read.options(**options).parquet(*paths),
-                settings.model_copy(update={"path": paths[0]}),
-                schema,
-                clocks=_clocks(paths),
-            )
-            for paths in groups
+            _judged(one.rows, settings.model_copy(update={"path": one.file}), wanted, one.clocks)
+            for one in layouts
         ]
         return replace(first, others=tuple(others))
     if len(files) > 1:
         options.setdefault("mergeSchema", "true")
-    rows = spark.read.options(**options).parquet(settings.path)
+    rows = spark.read.options(**options).parquet(source)
     if stream:
-        rows = spark.readStream.schema(rows.schema).options(**options).parquet(settings.path)
-    return _judged(rows, settings, schema, clocks=_clocks(files))
+        rows = spark.readStream.schema(rows.schema).options(**options).parquet(source)
+    return _judged(rows, settings, schema, _clocks(footers.values()))
 
 
 def is_glob(path: str) -> bool:
@@ -92,46 +106,79 @@ def is_glob(path: str) -> bool:
     return any(letter in path for letter in "*?[{")
 
 
-def _layouts(files: Sequence[str]) -> list[list[str]]:
-    """The Parquet files by their columns and types, from their footers; none where they are too many.
+@dataclass(frozen=True)
+class Layout:
+    """Parquet files of the same columns: their rows, the first of them, and its columns of nanoseconds."""
 
-    None too where a footer cannot be read here: Spark, which may read what Arrow cannot, then merges their
-    columns, or says what is wrong with the file.
+    rows: DataFrame
+    file: str
+    clocks: dict[str, bool]
+
+
+def _footers(files: Sequence[str]) -> dict[str, pyarrow.Schema]:
+    """The Arrow schema of each Parquet file; of the first file alone where they are too many.
+
+    Of the first alone too where a footer cannot be read here: Spark, which may read what Arrow cannot, then merges
+    their columns, or says what is wrong with the file.
     """
-    if not 1 < len(files) <= MANY_FOOTERS:
-        return []
-    groups: dict[str, list[str]] = {}
+    asked = files if len(files) <= MANY_FOOTERS else files[:1]
     try:
         with ThreadPoolExecutor(16) as pool:
-            for path, columns in zip(files, pool.map(_footer, files), strict=True):
-                if columns is not None:
-                    groups.setdefault(columns, []).append(path)
+            found = zip(asked, pool.map(_footer, asked), strict=True)
+            return {path: schema for path, schema in found if schema is not None}
     except (pyarrow.ArrowException, OSError):
-        return []
-    return list(groups.values())
+        return _footers(files[:1]) if len(asked) > 1 else {}
 
 
-def _footer(path: str) -> str | None:
+def _footer(path: str) -> pyarrow.Schema | None:
     """Names and types of a Parquet file's columns; None for what Spark passes over too."""
-    schema = _arrow_schema(path)
-    return None if schema is None else ", ".join(sorted(f"{field.name} {field.type}" for field in schema))
-
-
-def _arrow_schema(path: str) -> pyarrow.Schema | None:
     filesystem, name = locate(path)
     if Path(name).name.startswith(("_", ".")):
         return None
     return parquet.read_schema(name, filesystem=filesystem)
 
 
-def _clocks(files: Sequence[str]) -> dict[str, bool]:
-    """Columns of nanoseconds in the first file, and whether their zone is known: Spark has no type for them."""
-    try:
-        schema = next((found for path in files if (found := _arrow_schema(path)) is not None), None)
-    except (pyarrow.ArrowException, OSError):  # Spark says what is wrong with it
-        return {}
-    times = [field for field in schema or () if pyarrow.types.is_timestamp(field.type)]
+def _layouts(footers: Mapping[str, pyarrow.Schema]) -> list[list[str]]:
+    """The files by their columns and types."""
+    groups: dict[str, list[str]] = {}
+    for path, schema in footers.items():
+        columns = ", ".join(sorted(f"{field.name} {field.type}" for field in schema))
+        groups.setdefault(columns, []).append(path)
+    return list(groups.values())
+
+
+def _mixed(footers: Mapping[str, pyarrow.Schema]) -> str | None:
+    """What is said of the first column that a file holds as nanoseconds and another file as something else."""
+    seen: dict[str, tuple[str, pyarrow.Field, bool | None]] = {}
+    for path, schema in footers.items():
+        clocks = _clocks([schema])
+        for field in schema:
+            file, first, clock = seen.setdefault(field.name, (path, field, clocks.get(field.name)))
+            if clocks.get(field.name) != clock:
+                return f"{path}: column '{field.name}' is {field.type}, and in {file} it is {first.type}"
+    return None
+
+
+def _clocks(schemas: Iterable[pyarrow.Schema]) -> dict[str, bool]:
+    """Columns of nanoseconds, and whether their zone is known: Spark has no type for them."""
+    times = [field for schema in schemas for field in schema if pyarrow.types.is_timestamp(field.type)]
     return {field.name: field.type.tz is not None for field in times if field.type.unit == "ns"}
+
+
+def _as_one(layouts: Sequence[Layout]) -> StructType:
+    """The columns of all layouts, times in nanoseconds as times; a type must be the same wherever it is."""
+    found: dict[str, tuple[DataType, str]] = {}
+    for layout in layouts:
+        for name in layout.rows.columns:
+            _, actual = _read_as(layout.rows, name, layout.clocks)
+            first, file = found.setdefault(name, (actual, layout.file))
+            if first != actual:
+                raise SourceError(
+                    f"{layout.file}: column '{name}' is {actual.simpleString()}, and in {file} it is"
+                    f" {first.simpleString()}",
+                    remedy="declare dataset.source.columns, and source.on_type_change: cast or quarantine",
+                )
+    return StructType([StructField(name, type_) for name, (type_, _) in found.items()])
 
 
 def _read_as(rows: DataFrame, name: str, clocks: dict[str, bool]) -> tuple[Column, DataType]:
@@ -144,7 +191,7 @@ def _read_as(rows: DataFrame, name: str, clocks: dict[str, bool]) -> tuple[Colum
 
 
 def _judged(
-    rows: DataFrame, settings: Source, schema: StructType | None, *, clocks: dict[str, bool] | None = None
+    rows: DataFrame, settings: Source, schema: StructType | None, clocks: dict[str, bool] | None = None
 ) -> Raw:
     names = rows.columns
     new = [name for name in names if schema is not None and name not in schema.names]

@@ -11,7 +11,7 @@ from scipy import sparse
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.fit import Training
 from sie_spark.features.identifiers import Category, IdList
-from sie_spark.features.numbers import Number
+from sie_spark.features.vectors import Vector
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,11 +70,12 @@ def blocks_of(table: pa.Table, encoder: Encoder) -> list[Block]:
         if isinstance(feature, Category):
             blocks.append(Block(feature.name, cat[:, at_cat : at_cat + 1]))
             at_cat += 1
-        elif isinstance(feature, Number):
-            width = len(feature.outputs)
-            blocks.append(Block(feature.name, dense[:, at_dense : at_dense + width]))
-            at_dense += width
+        elif isinstance(feature, IdList):
+            blocks.append(Block(feature.name, matrix(feature.name, np.int64)))
         else:
-            dtype = np.int64 if isinstance(feature, IdList) else np.float64
-            blocks.append(Block(feature.name, matrix(feature.name, dtype)))
+            values = dense[:, at_dense : at_dense + len(feature.outputs)]
+            at_dense += len(feature.outputs)
+            if isinstance(feature, Vector):
+                values = np.hstack([matrix(feature.name, np.float64), values])
+            blocks.append(Block(feature.name, values))
     return blocks

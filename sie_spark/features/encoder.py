@@ -28,7 +28,7 @@ from sie_spark.platform.root import Root, read_bytes
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: a vector has an indicator; whatever has none is written as 1, as it always was
 POINTER = ("encoders", "current.json")
 UNFINISHED = ("encoders", "unfinished")  # there while samples are written anew: no one knows whose they are
 Fitted = Category | IdList | Number | Vector
@@ -55,7 +55,7 @@ class Encoder:
         lists = [feature for feature in self.features if isinstance(feature, IdList)]
         return InputSpec(
             categories={f.name: f.ids.size for f in self.features if isinstance(f, Category)},
-            numbers=tuple(name for f in self.features if isinstance(f, Number) for name in f.outputs),
+            numbers=tuple(n for f in self.features if isinstance(f, Number | Vector) for n in f.outputs),
             bags={f.name: (f.ids.size, f.length) for f in lists if f.kind != "sequence"},
             sequences={f.name: (f.ids.size, f.length) for f in lists if f.kind == "sequence"},
             vectors={f.name: f.width for f in self.features if isinstance(f, Vector)},
@@ -101,7 +101,8 @@ class Encoder:
         from pyspark.sql import functions as F
 
         cat = [found[f.name] for f in self.features if isinstance(f, Category)]
-        dense = [c for f in self.features if isinstance(f, Number) for c in f.columns(found[f.name])]
+        with_numbers = [f for f in self.features if isinstance(f, Number | Vector)]
+        dense = [column for f in with_numbers for column in f.columns(found[f.name])]
         columns = [
             F.array(*cat).cast("array<int>").alias("cat"),
             F.array(*dense).cast("array<float>").alias("dense"),
@@ -138,6 +139,9 @@ class Encoder:
                 values["cat"].append(encoded)
             elif isinstance(feature, Number):
                 values["dense"] += encoded
+            elif isinstance(feature, Vector):
+                values[feature.name], dense = encoded
+                values["dense"] += dense
             else:
                 values[feature.name] = encoded
         return {name: values[name] for name in self.inputs.columns}
@@ -145,7 +149,7 @@ class Encoder:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as written to JSON."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": 2 if any(isinstance(f, Vector) and f.indicator for f in self.features) else 1,
             "fitted": self.fitted,
             "features": [_state(feature) for feature in self.features],
             "inputs": self.inputs.as_dict(),
@@ -335,6 +339,8 @@ def _state(feature: Fitted) -> dict[str, Any]:
     state = asdict(feature)
     if isinstance(feature, Category | IdList):
         state["ids"] = feature.ids.as_dict()
+    if isinstance(feature, Vector) and not feature.indicator:
+        del state["indicator"]  # the fingerprint of artefacts of format 1 is that of what they hold
     return state
 
 

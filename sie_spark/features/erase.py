@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sie_spark.features.contents import ERASED, FORGOTTEN, content_of, contents_left
 from sie_spark.features.fit import DRAFTS
 from sie_spark.platform.root import Root, read_bytes
 
@@ -43,7 +44,7 @@ def erase_value(root: Root, value: str) -> list[str]:
 
 def forgotten(identifier: int) -> str:
     """What stands in the place of an erased value; ``\\0`` keeps it apart from every real one."""
-    return f"\0forgotten {identifier}"
+    return f"{FORGOTTEN}{identifier}"
 
 
 def _erase_inline(ids: dict[str, object], value: str) -> bool:
@@ -58,21 +59,42 @@ def _erase_inline(ids: dict[str, object], value: str) -> bool:
 def _erase_file(root: Root, path: str, value: str) -> bool:
     """The same in a vocabulary that lies in Parquet (one file, bounded by max_vocabulary)."""
     folder = (FOLDER, *path.split("/"))
-    found = False
-    for name in root.files(*folder):
-        if not name.endswith(".parquet"):
-            continue
-        table = pq.read_table(io.BytesIO(read_bytes(root.path(*folder, name))))
-        theirs = pc.equal(table["value"], value)
-        if not pc.any(theirs).as_py():
-            continue
-        words = pc.if_else(
-            theirs, pa.scalar(forgotten(pc.filter(table["id"], theirs)[0].as_py())), table["value"]
-        )
+    names = [name for name in root.files(*folder) if name.endswith(".parquet")]
+    tables = {name: pq.read_table(io.BytesIO(read_bytes(root.path(*folder, name)))) for name in names}
+    left = {name: _without(table, value) for name, table in tables.items()}
+    changed = [name for name in names if left[name] is not tables[name]]
+    if not changed:
+        return False
+    _say_content(root, folder, pa.concat_tables(tables.values()), pa.concat_tables(left.values()))
+    for name in changed:
         buffer = io.BytesIO()
-        pq.write_table(table.set_column(table.schema.get_field_index("value"), "value", words), buffer)
+        pq.write_table(left[name], buffer)
         # Spark's checksum of the file as it was would make it unreadable
         root.remove(*folder, f".{name}.crc")
         root.write_bytes(buffer.getvalue(), *folder, name)
-        found = True
-    return found
+    return True
+
+
+def _without(table: pa.Table, value: str) -> pa.Table:
+    """A vocabulary's table without a value; the same object where it is not there."""
+    theirs = pc.equal(table["value"], value)
+    if not pc.any(theirs).as_py():
+        return table
+    word = pa.scalar(forgotten(pc.filter(table["id"], theirs)[0].as_py()))
+    words = pc.if_else(theirs, word, table["value"])
+    return table.set_column(table.schema.get_field_index("value"), "value", words)
+
+
+def _say_content(root: Root, folder: tuple[str, ...], before: pa.Table, after: pa.Table) -> None:
+    """Leave the content that is to be written beside it, for :mod:`sie_spark.features.contents`.
+
+    Said before it is written: killed in between, either content is right. One that was changed by hand before is
+    not said, and stays to be found.
+    """
+    found, left = content_of(before), contents_left(root.path(*folder))
+    if left is None and found.forgotten:
+        return  # by an earlier version, which did not say what it left: nothing can be told from the name
+    left = left or []
+    if found.name in (folder[-1], *left):
+        left.append(content_of(after).name)
+    root.write_bytes(json.dumps(left).encode(), *folder, ERASED)

@@ -70,7 +70,8 @@ def fit(training: Training, features: Sequence[Resolved], fitted: dict[str, Any]
         elif settings.kind == "number":
             result.append(numbers[feature.name])
         elif settings.kind == "vector":
-            result.append(_fit_vector(training, feature))
+            vector = _fit_vector(training, feature)
+            result.append(vector.with_indicator(training.rows) if settings.missing_indicator else vector)
         else:
             result.append(
                 IdList(

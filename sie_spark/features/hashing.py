@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import Column
 
 SEED = 42  # the seed of Spark's xxhash64
@@ -70,6 +71,74 @@ def xxhash64(data: bytes, seed: int = SEED) -> int:
     value = ((value ^ (value >> 29)) * _P3) & _MASK
     value ^= value >> 32
     return value - (1 << 64) if value >> 63 else value
+
+
+def xxhash64_rows(texts: pa.Array, ids: np.ndarray) -> np.ndarray:
+    """``xxhash64(text, id)`` of Spark SQL for many rows: the bytes of the text, then the int seeded by their hash.
+
+    Parameters
+    ----------
+    texts:
+        strings [n]; a null counts as the empty string.
+    ids:
+        integers [n], taken as Spark's int.
+
+    Returns
+    -------
+    uint64 [n]; Spark shows the same bits as bigint.
+    """
+    binary = texts.fill_null("").cast("large_binary")
+    _, places, buffer = binary.buffers()
+    offsets = np.frombuffer(places, np.int64)[binary.offset :][: len(binary) + 1]
+    data = np.frombuffer(buffer, np.uint8) if buffer is not None else np.zeros(0, np.uint8)
+    lengths = np.diff(offsets)
+    hashes = np.empty(len(binary), np.uint64)
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        block = data[offsets[rows][:, None] + np.arange(length)]
+        hashes[rows] = _xxhash64_block(block, np.full(len(rows), SEED, np.uint64))
+    numbers = np.ascontiguousarray(ids, dtype="<i8").astype("<i4")
+    return _xxhash64_block(numbers.view(np.uint8).reshape(-1, 4), hashes)
+
+
+def _xxhash64_block(data: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """:func:`xxhash64` of the rows of uint8 [n, length], with a seed each: uint64 [n]."""
+    primes: list[Any] = [np.uint64(prime) for prime in (_P1, _P2, _P3, _P4, _P5)]
+    (p1, p2, p3, p4, p5), length, at = primes, data.shape[1], 0
+
+    def rotate(value: Any, bits: int) -> np.ndarray:
+        return (value << np.uint64(bits)) | (value >> np.uint64(64 - bits))
+
+    def turn(accumulator: Any, lane: np.ndarray) -> np.ndarray:
+        return rotate(accumulator + lane * p2, 31) * p1
+
+    def word(at: int, width: int) -> np.ndarray:
+        return np.ascontiguousarray(data[:, at : at + width]).view(f"<u{width}")[:, 0].astype(np.uint64)
+
+    if length >= 32:
+        lanes = [seeds + p1 + p2, seeds + p2, seeds, seeds - p1]
+        while at + 32 <= length:
+            lanes = [turn(lane, word(at + 8 * place, 8)) for place, lane in enumerate(lanes)]
+            at += 32
+        turned = [rotate(lane, bits) for lane, bits in zip(lanes, (1, 7, 12, 18), strict=True)]
+        value: Any = np.sum(turned, axis=0, dtype=np.uint64)
+        for lane in lanes:
+            value = (value ^ turn(np.uint64(0), lane)) * p1 + p4
+    else:
+        value = seeds + p5
+    value = value + np.uint64(length)
+    while at + 8 <= length:
+        value = rotate(value ^ turn(np.uint64(0), word(at, 8)), 27) * p1 + p4
+        at += 8
+    if at + 4 <= length:
+        value = rotate(value ^ (word(at, 4) * p1), 23) * p2 + p3
+        at += 4
+    while at < length:
+        value = rotate(value ^ (word(at, 1) * p5), 11) * p1
+        at += 1
+    value = (value ^ (value >> np.uint64(33))) * p2
+    value = (value ^ (value >> np.uint64(29))) * p3
+    return value ^ (value >> np.uint64(32))
 
 
 def hash_id(text: str, size: int) -> int:

@@ -29,11 +29,16 @@ LATER = (
 NUMBERS = {"tinyint", "smallint", "int", "bigint", "float", "double", "boolean"}
 CATEGORIES = NUMBERS | {"string", "date"}
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`""", re.DOTALL)
+_COMMENT = re.compile(rf"(?P<kept>{_QUOTED.pattern})|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_CALLED = re.compile(r"`(\w+)`(?=\s*\()")  # a function's name in backticks
 _QUERY = re.compile(r"\bselect\b|(?<!\w)\(\s*(?:from|table)\s", re.IGNORECASE)
 _CLOCK = re.compile(
     r"\b(?:current_(?:date|time|timestamp)|localtimestamp)\b|\b(?:now|curdate|unix_timestamp)\s*\(\s*\)",
     re.IGNORECASE,
 )
+# texts that Spark reads as the present wherever a time is wanted: typed, cast, compared with a time
+_PRESENT = re.compile(r"""['"]\s*(?:now|today|tomorrow|yesterday)\b""", re.IGNORECASE)
+_PAD = "   "  # Spark trims such a text when it reads it as a time
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,13 @@ def _resolve(feature: Feature, frame: DataFrame, strength: float) -> Resolved:
 
 def _row_type(name: str, expression: str, frame: DataFrame) -> Any:
     """Spark's type of an expression that every row answers alone, by what is known when it is shown."""
-    bare = _QUOTED.sub("''", expression)
+    code = _COMMENT.sub(lambda found: found["kept"] or " ", expression)
+    bare = _QUOTED.sub("''", _CALLED.sub(r"\1", code))
     if _QUERY.search(bare):
         raise _error(
             name, f"expression {expression!r} holds a query", "make its value a column of impressions"
         )
-    if _CLOCK.search(bare):
+    if _CLOCK.search(bare) or _names_the_present(code, frame):
         raise _error(
             name, f"expression {expression!r} reads the clock, so no two runs agree", "use event_ts instead"
         )
@@ -137,6 +143,32 @@ def _row_type(name: str, expression: str, frame: DataFrame) -> Any:
         " or a random value",
         "compute it over one row's columns, or make it a column of impressions",
     )
+
+
+def _names_the_present(code: str, frame: DataFrame) -> bool:
+    """Whether a text such as 'today' means the time of the run: Spark's plan then holds that time in its place.
+
+    In ``date 'today'``, ``datediff('today', day)`` and ``event_ts < 'now'`` it does, in ``delivery = 'today'`` not.
+    """
+    from pyspark.errors import PySparkException
+    from pyspark.sql import functions as F
+
+    # repartitioned: a small local table would be computed by the optimiser, and its plan be rows
+    shown, explain = frame.repartition(1), "EXPLAIN EXTENDED SELECT * FROM {value}"
+    for text in _QUOTED.finditer(code):
+        if not _PRESENT.match(text[0]):
+            continue
+        padded = f"{_PAD}{text[0][1:-1]}{_PAD}"
+        asked = f"{code[: text.start() + 1]}{padded}{code[text.end() - 1 :]}"
+        try:
+            value = shown.select(F.expr(asked).alias("value"))
+            row = frame.sparkSession.sql(explain, value=value).first()
+        except PySparkException:  # what is wrong with it is said where it is analysed
+            return False
+        _, optimised, plan = str(row and row[0]).partition("== Optimized Logical Plan ==")
+        if optimised and padded.casefold() not in plan.casefold():
+            return True
+    return False
 
 
 def _analyse(frame: DataFrame, expression: str, *, alone: bool = False) -> tuple[Any, str]:

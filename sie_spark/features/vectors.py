@@ -6,14 +6,14 @@ additions is repeated in numpy, so that a row encoded without Spark has the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
 BLOCK = 8  # Spark adds eight products, left to right, before it adds them to the running sum
 
@@ -42,7 +42,8 @@ def inner_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 class Vector:
     """A fitted vector: zeros where the value is missing, has another length or holds a value that is not finite.
 
-    ``loadings`` [k][size] and ``centre`` [k] (float32) are empty where the vector is passed on as it is.
+    ``loadings`` [k][size] and ``centre`` [k] (float32) are empty where the vector is passed on as it is. Zeros are
+    also what an average vector becomes, so an entry of ``dense`` tells them apart where training rows lacked it.
     """
 
     name: str
@@ -52,6 +53,16 @@ class Vector:
     centre: tuple[float, ...] = ()
     explained: float | None = None  # share of the variance that the components keep
     kind: str = "vector"
+    indicator: bool = False
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of its entries of ``dense``."""
+        return [f"{self.name}_missing"] if self.indicator else []
+
+    def with_indicator(self, rows: DataFrame) -> Vector:
+        """The same, with an indicator where one of the training rows lacks a vector that can be used."""
+        return replace(self, indicator=not rows.where(self.source().isNull()).isEmpty())
 
     @property
     def width(self) -> int:
@@ -63,6 +74,10 @@ class Vector:
         from pyspark.sql import functions as F
 
         return usable(F.expr(self.expression), self.size)
+
+    def columns(self, x: Column) -> list[Column]:
+        """Entries of ``dense`` (float) from the raw value."""
+        return [x.isNull().cast("float")] if self.indicator else []
 
     def column(self, x: Column) -> Column:
         """array<float> of :attr:`width` values, never null."""
@@ -84,21 +99,26 @@ class Vector:
     def _matrix(self) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(self.loadings, dtype=np.float32), np.asarray(self.centre, dtype=np.float32)
 
-    def row(self, value: Any) -> list[float]:
-        """The encoded array of one row, as float32 values."""
-        missing = [0.0] * self.width
-        if value is None or len(value) != self.size or any(part is None for part in value):
-            return missing
-        with np.errstate(over="ignore"):
-            vector = np.asarray(value, dtype=np.float64).astype(np.float32)
-        if not np.isfinite(vector).all():
-            return missing
+    def row(self, value: Any) -> tuple[list[float], list[float]]:
+        """The encoded array of one row, and its entries of ``dense``, as float32 values."""
+        vector = self._usable(value)
+        dense = [float(vector is None)] if self.indicator else []
+        if vector is None:
+            return [0.0] * self.width, dense
         if not self.loadings:
-            return [float(part) for part in vector]
+            return [float(part) for part in vector], dense
         loadings, centre = self._matrix
         with np.errstate(all="ignore"):
             encoded = inner_product(vector, loadings) - centre
-        return [float(part) if np.isfinite(part) else 0.0 for part in encoded]
+        return [float(part) if np.isfinite(part) else 0.0 for part in encoded], dense
+
+    def _usable(self, value: Any) -> np.ndarray | None:
+        """:func:`usable` for one row."""
+        if value is None or len(value) != self.size or any(part is None for part in value):
+            return None
+        with np.errstate(over="ignore"):
+            vector = np.asarray(value, dtype=np.float64).astype(np.float32)
+        return vector if np.isfinite(vector).all() else None
 
 
 def floats(values: list[float]) -> Column:

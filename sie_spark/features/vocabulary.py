@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow.fs import FileSelector
 
+from sie_spark.features.contents import check_content, content_in_spark, content_of, state_of
 from sie_spark.features.hashing import hash_id, hash_id_column
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.root import Root, locate
@@ -55,7 +56,8 @@ class Vocabulary:
     values:
         ``values[i]`` has id ``i + 1``; None where they lie in ``path``.
     path:
-        Parquet directory with columns ``value`` (string) and ``id`` (int), relative to ``base``.
+        Parquet directory with columns ``value`` (string) and ``id`` (int), relative to ``base``, named by its
+        content.
     base:
         directory of the artefact; not part of it, so that a root can move.
     """
@@ -117,7 +119,13 @@ class Vocabulary:
         return F.coalesce(F.array_position(F.lit(list(self.values)), value), F.lit(0)).cast("int")
 
     def table(self, spark: SparkSession) -> DataFrame:
-        """Lookup table (value, id), hinted for broadcast where it is small enough."""
+        """Lookup table (value, id), hinted for broadcast where it is small enough.
+
+        Raises
+        ------
+        ModelError
+            when values in Parquet are not those that were written.
+        """
         from pyspark.sql import functions as F
 
         if self.values is not None:
@@ -127,12 +135,14 @@ class Vocabulary:
                 pa.table({"value": list(self.values), "id": pa.array(range(1, self.size), pa.int32())})
             )
         else:
+            if state := state_of(self.uri):  # of no file Spark says so itself
+                check_content(self.uri, content_in_spark(spark, self.uri, state), self.size - 1)
             table = spark.read.parquet(self.uri)
         table = table.select("value", "id")
         return F.broadcast(table) if self.size <= BROADCAST else table
 
     def id(self, value: str) -> int:
-        """Id of one value, without Spark."""
+        """Id of one value, without Spark; raises as :meth:`table`."""
         return self._ids.get(value, 0)
 
     @cached_property
@@ -150,6 +160,7 @@ class Vocabulary:
                 f"vocabulary {self.uri}: {type(error).__name__} while reading",
                 remedy="copy the folder 'vocabulary' with the encoder's file, or run 'sie encode' to write both again",
             ) from None
+        check_content(self.uri, content_of(table), self.size - 1)
         return dict(zip(table["value"].to_pylist(), table["id"].to_pylist(), strict=True))
 
     def as_dict(self) -> dict[str, Any]:

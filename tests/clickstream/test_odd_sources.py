@@ -88,6 +88,62 @@ def test_parquet_times_to_the_microsecond_and_nanoseconds(make_context, tmp_path
         assert [row["at"] + shift for row in rows(held)] == [t // 1000 for t in whole]
 
 
+def test_nanoseconds_in_some_of_the_files(make_context, tmp_path: Path, monkeypatch) -> None:
+    """As where pandas was updated in the middle of a log, with nothing declared."""
+    first = 1_709_269_200_123_456_000
+    divisors = {"s": 10**9, "us": 1000, "ns": 1}
+
+    def part(folder: str, name: str, unit: str, **more: object) -> None:
+        columns: dict[str, object] = {"u": [name], "i": [name], **more}
+        if unit != "text":
+            columns["t"] = pa.array([first // divisors[unit]], pa.timestamp(unit, "UTC"))
+        (tmp_path / folder).mkdir(exist_ok=True)
+        pq.write_table(pa.table({"t": ["noon"], **columns}), tmp_path / folder / f"{name}.parquet")
+
+    later = pa.array([first + 1000], pa.timestamp("ns"))
+    for at, unit in enumerate(("us", "ns", "us")):
+        part("log", f"f{at}", unit, **({"seen": later} if at else {}), **({"n": [7]} if at == 1 else {}))
+    read: list[str] = []
+    real = pq.read_schema
+    monkeypatch.setattr(pq, "read_schema", lambda name, **more: read.append(name) or real(name, **more))
+    chosen = {"columns": {"seen": "seen", "n": "n"}}
+    ctx = make_context(config(tmp_path / "log", **chosen), root=tmp_path / "mixed")
+    assert ingest.run(ctx).rows.as_dict() == {"read": 3, "kept": 3, "quarantined": 0, "duplicate": 0}
+    assert sorted(Path(name).stem for name in read) == ["f0", "f1", "f2"]  # each footer once
+    frame = ctx.catalog.read("events")
+    assert dict(frame.dtypes)["seen"] == "timestamp_ntz"
+    held = frame.selectExpr("item_id", "unix_micros(event_ts)", "date_format(seen, 'SSSSSS')", "n")
+    micros = first // 1000
+    assert sorted(map(tuple, held.collect())) == [
+        ("f0", micros, None, None),
+        ("f1", micros, "123457", 7),
+        ("f2", micros, "123457", None),
+    ]
+
+    for name, unit in (("a", "s"), ("b", "us")):  # the first file has not the column that is in nanoseconds
+        part("later", name, unit, **({"seen": later} if name == "b" else {}))
+    ctx = make_context(config(tmp_path / "later", columns={"seen": "seen"}), root=tmp_path / "second")
+    ingest.run(ctx)
+    assert dict(ctx.catalog.read("events").dtypes)["seen"] == "timestamp_ntz"
+
+    part("odd", "a", "ns")
+    part("odd", "b", "text")
+    with pytest.raises(
+        SourceError, match=r"b\.parquet: column 't' is string, and in .*a\.parquet it is time"
+    ):
+        ingest.run(make_context(config(tmp_path / "odd"), root=tmp_path / "third"))
+    for name, zone in (("a", None), ("b", "UTC")):  # both are in nanoseconds, of which one zone is known
+        part("zones", name, "us", seen=pa.array([first], pa.timestamp("ns", zone)))
+    with pytest.raises(SourceError, match=r"'seen' is timestamp, and in .* it is timestamp_ntz"):
+        ingest.run(make_context(config(tmp_path / "zones"), root=tmp_path / "zoned"))
+    stream = config(tmp_path / "log", source={"incremental": True})
+    with pytest.raises(
+        SourceError, match=r"f1\.parquet: column 't' is timestamp.ns.*f0.*timestamp.us"
+    ) as error:
+        ingest.run(make_context(stream, root=tmp_path / "fourth"))
+    assert "source.incremental: false" in error.value.remedy
+
+
 def test_undeclared_columns_tell_records_apart(make_context, tmp_path: Path) -> None:
     log = tmp_path / "log.parquet"
     pq.write_table(pa.table({**{k: [v] * 2 for k, v in view(1).items()}, "page": [1, 2]}), log)
@@ -149,7 +205,8 @@ def test_identifiers_below_names_that_are_no_words(make_context, tmp_path: Path,
     assert ingest.run(ctx).rows.quarantined == 4
     text = json.dumps([row["record"] for row in rows(ctx.catalog.read("quarantine"))])
     assert "odd" not in text and "@" not in text and '\\"place\\":\\"7\\"' in text
-    assert forget.run(ctx, user="7").details["removed"] == {"quarantine": 1}
+    details = forget.run(ctx, user="7").details
+    assert details["removed"] == {"quarantine": 1} and details["left_in_doubt"]["records"] == 1
     assert ctx.catalog.read("quarantine").count() == 3
     wrong = config(log, source={"format": "json"}, columns=chosen, identifiers=["user_id", "plaec"])
     with pytest.raises(ConfigError, match="dataset.identifiers: no canonical column 'plaec'"):

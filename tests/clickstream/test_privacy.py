@@ -188,6 +188,39 @@ def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypa
 
 
 @pytest.mark.spark
+def test_a_name_in_another_field_is_counted_and_left(
+    make_context, tmp_path: Path, monkeypatch, spark
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, KEY)
+    log = write(
+        tmp_path / "log.json",
+        event("1", user="Xanthippe"),
+        event("2", user=None, item="Xanthippe", price="cheap"),  # hers, or of an item of that name
+        event("3", user="Diotima", item='Xan"thippe', price="cheap"),
+        event("4", user="Diotima", item="Xanthippe's", price="cheap"),
+        event("5", user="Xanthippe", item="Xanthippe", price="cheap"),
+    )
+    ctx = make_context(settings(log))
+    ingest.run(ctx)
+    for _ in range(2):  # asked again, she is known to be forgotten, and the record is still there
+        details = forget.run(ctx, user="Xanthippe").details
+        assert details["removed"] == {"quarantine": 1, "events": 1}
+        assert details["left_in_doubt"]["records"] == 1
+        assert ctx.catalog.read("quarantine").count() == 3
+    with pytest.raises(DataError, match="no table holds .*; 1 rejected records hold this value") as error:
+        forget.run(ctx, user='Xan"thippe')
+    said = json.dumps(details) + str(error.value) + error.value.remedy
+    assert "Xanthippe" not in said and 'Xan"thippe' not in said
+    assert details["left_in_doubt"]["see"] in error.value.remedy
+    see, remove = (
+        details["left_in_doubt"][key].replace("THE IDENTIFIER", "Xanthippe") for key in ("see", "remove")
+    )
+    assert [json.loads(row["record"])["id"] for row in rows(spark.sql(see))] == ["2"]
+    spark.sql(remove).collect()
+    assert forget.run(ctx, user="Xanthippe").details["left_in_doubt"] == {}
+
+
+@pytest.mark.spark
 def test_upkeep_keeps_rows_and_lets_verbatim_text_go(make_context, tmp_path: Path, spark) -> None:
     ctx = make_context(settings(write(tmp_path / "log.json", event("1"), '{"torn'), unparsed_days=0))
     ingest.run(ctx)

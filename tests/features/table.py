@@ -2,9 +2,14 @@
 
 import datetime as dt
 import random
+import struct
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sie_spark.features.hashing import xxhash64
 
 START = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
 SCHEMA = pa.schema(
@@ -87,6 +92,19 @@ def settings(**dataset: Any) -> dict[str, Any]:
 def frame(spark: Any, data: list[dict[str, Any]]) -> Any:
     """The rows as a DataFrame."""
     return spark.createDataFrame(pa.Table.from_pylist(data, schema=SCHEMA))
+
+
+def vocabulary(base: Path, values: list[str]) -> Path:
+    """The folder of a vocabulary with the ids 1, 2, ... in Parquet, named as an encoder's fit names it."""
+    name = 0
+    for at, value in enumerate(values, start=1):
+        seed = xxhash64(value.encode()) & (2**64 - 1)
+        name ^= xxhash64(struct.pack("<i", at), seed) & (2**64 - 1)
+    folder = base / "vocabulary" / f"{name:016x}"
+    folder.mkdir(parents=True)
+    ids = pa.array(range(1, len(values) + 1), pa.int32())
+    pq.write_table(pa.table({"value": values, "id": ids, "n": [7] * len(values)}), folder / "part-0.parquet")
+    return folder
 
 
 def store(ctx: Any, data: list[dict[str, Any]]) -> None:

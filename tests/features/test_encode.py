@@ -96,7 +96,8 @@ def test_ids_and_moments_by_hand(encoded: Any) -> None:
     logs = np.log1p(np.array(prices))
     spec = Encoder.current(ctx.root).inputs
     assert spec.categories == {"item_id": len(ids) + 1, "user_id": 64, "place": 11}
-    assert spec.numbers == ("price", "price_missing", "price_rank", "price_rank_missing", "position")
+    prices_of = ("price", "price_missing", "price_rank", "price_rank_missing")
+    assert spec.numbers == (*prices_of, "position", "image_missing")
     assert spec.sequences == {"recent_items": (len(ids) + 1, 4)}
     assert spec.shares == {"recent_items": "item_id"}
     for row in rows():

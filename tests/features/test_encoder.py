@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from table import vocabulary
 
+from sie_spark.features.blocks import blocks_of
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.identifiers import Category, IdList
 from sie_spark.features.numbers import Number
@@ -43,15 +44,10 @@ def encoder() -> Encoder:
 
 def side(folder: Path) -> Encoder:
     """Three values in Parquet beside an artefact that is not written yet."""
-    lies = folder / "encoders" / "vocabulary" / "ab12"
-    lies.mkdir(parents=True)
-    pq.write_table(
-        pa.table({"value": ["a", "b", "c"], "id": pa.array([1, 2, 3], pa.int32())}), lies / "0.parquet"
-    )
+    lies = vocabulary(folder / "encoders", ["a", "b", "c"])
     (lies / "_SUCCESS").touch()
-    return Encoder(
-        (Category("c", "c", "string", Vocabulary(4, None, "vocabulary/ab12", str(lies.parents[1]))),)
-    )
+    ids = Vocabulary(4, None, f"vocabulary/{lies.name}", str(lies.parents[1]))
+    return Encoder((Category("c", "c", "string", ids),))
 
 
 def test_values_of_numpy_and_pandas_are_those_of_python() -> None:
@@ -164,8 +160,44 @@ def test_vocabularies_go_with_their_artefact(tmp_path: Path, monkeypatch: Any) -
     shutil.rmtree(tmp_path / "three" / "encoders" / "vocabulary")
     lost = Encoder.current(Root(tmp_path / "three"))
     assert lost is not None and not lost.is_whole
-    with pytest.raises(DataError, match="vocabulary/ab12: FileNotFoundError while reading"):
+    with pytest.raises(DataError, match="vocabulary/[0-9a-f]{16}: FileNotFoundError while reading"):
         lost.transform_row({"c": "a"})
+
+
+def indicated() -> Encoder:
+    """Two vectors that say where they were missing, with a number between them."""
+    components = Vector("w", "w", 3, ((0.5, 0.0, 1.0),), (0.25,), indicator=True)
+    return Encoder((Vector("v", "v", 2, indicator=True), Number("x", "x"), components, Vector("z", "z", 1)))
+
+
+def test_a_vector_says_where_it_was_missing(tmp_path: Path) -> None:
+    made = indicated()
+    assert made.inputs.numbers == ("v_missing", "x", "w_missing")
+    assert made.inputs.vectors == {"v": 2, "w": 1, "z": 1}
+    whole = {"v": [1.0, 2.0], "x": 3.0, "w": [1.0, 2.0, 3.0]}
+    assert made.transform_row(whole)["dense"] == [0.0, 3.0, 0.0]
+    for missing in (None, [], [1.0], [1.0, None], [1.0, float("nan")], [1.0, 1e39]):
+        row = made.transform_row({**whole, "v": missing})
+        assert (row["dense"], row["v"]) == ([1.0, 3.0, 0.0], [0.0, 0.0]), missing
+    assert made.transform_row({})["dense"] == [1.0, 0.0, 1.0]
+    _, path = made.save(Root(tmp_path))
+    again = Encoder.load(path)
+    assert again == made and again.fingerprint == made.fingerprint
+    blocks = blocks_of(pa.Table.from_pylist([made.transform_row(whole), made.transform_row({})]), made)
+    assert [block.values.tolist() for block in blocks] == [
+        *([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]], [[3.0], [0.0]], [[3.25, 0.0], [0.0, 1.0]], [[0.0], [0.0]])
+    ]
+
+
+def test_artefacts_without_indicators_of_vectors_are_what_they_were() -> None:
+    """The state and the fingerprint that the version before indicators wrote."""
+    state = {"name": "v", "expression": "v", "size": 2, "loadings": [], "centre": [], "explained": None}
+    older = {"format_version": 1, "fitted": {}, "features": [{**state, "kind": "vector"}]}
+    held = Encoder.from_dict(older)
+    assert held.transform_row({})["dense"] == [] and held.inputs.numbers == ()
+    written = json.loads(json.dumps(held.as_dict()))
+    assert written == {**older, "inputs": held.inputs.as_dict() | {"numbers": []}}
+    assert indicated().as_dict()["format_version"] == 2  # which an older version refuses by that number
 
 
 @pytest.mark.spark
@@ -183,10 +215,13 @@ def test_a_row_is_what_spark_makes_of_it(spark: Any) -> None:
             "d": Decimal(text),
             "d0": exact[at],
             "t": "1,5",
+            "v": (None, [], [1.0, None], [1.0, float("nan")], [float(at), 1e39], [0.1, at + 0.3])[at % 6],
         }
         for at, text in enumerate(decimals)
     ]
-    schema = "at int, w string, tags array<string>, d decimal(38,7), d0 decimal(20,0), t string"
+    schema = (
+        "at int, w string, tags array<string>, d decimal(38,7), d0 decimal(20,0), t string, v array<double>"
+    )
     hashed = Hashed(1_000_003)
     types = {"d": "decimal(38,7)", "d0": "decimal(20,0)"}
     made = Encoder(
@@ -197,6 +232,8 @@ def test_a_row_is_what_spark_makes_of_it(spark: Any) -> None:
             *(Category(name, name, type_name, hashed) for name, type_name in types.items()),
             *(Number(f"n_{name}", name, limited=False, indicator=True) for name in types),
             Number("cast", "cast(t as double)", indicator=True),
+            Vector("v", "v", 2, indicator=True),
+            Vector("w", "v", 2, ((0.3, 0.7),), (0.1,), indicator=True),
             Number("ratio", "1 / (at - 1)", indicator=True),
             Category("hour", "hour(timestamp'2024-03-01T00:30:00Z' + make_interval(0))", "int", hashed),
         )
@@ -215,7 +252,7 @@ def test_a_row_is_what_spark_makes_of_it(spark: Any) -> None:
     for row in data:
         at = row["at"]
         ratio = None if at == 1 else 1 / (at - 1)
-        given = {**row, "tags_0": row["w"], "Tags_0": row["w"], "hour": 0, "ratio": ratio}
+        given = {**row, "tags_0": row["w"], "Tags_0": row["w"], "hour": 0, "ratio": ratio, "w": row["v"]}
         given |= {"n_d": row["d"], "n_d0": row["d0"]}
         ours = made.transform_row(given)
         for name, values in ours.items():
@@ -223,5 +260,6 @@ def test_a_row_is_what_spark_makes_of_it(spark: Any) -> None:
                 name,
                 row,
             )
+    assert [stored[at]["dense"][6] for at in range(6)] == [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
     ids = [stored[at]["cat"][3] for at in range(5)]
     assert len(set(ids)) == 5  # three that are one as doubles, or none

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
+from table import vocabulary
 
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.erase import erase_value
@@ -15,20 +15,15 @@ from sie_spark.platform.root import Root
 
 def test_a_value_leaves_inline_and_side_vocabularies(tmp_path: Path) -> None:
     root = Root(tmp_path)
-    folder = tmp_path / "encoders" / "vocabulary" / "ab12"
-    folder.mkdir(parents=True)
     names = ["ann", "bob", "cy"]
-    pq.write_table(
-        pa.table({"value": names, "id": pa.array([1, 2, 3], pa.int32()), "n": [9, 5, 2]}),
-        folder / "part-0.parquet",
-    )
+    folder = vocabulary(tmp_path / "encoders", names)
     (folder / ".part-0.parquet.crc").write_bytes(b"of the file as it was")
     draft = folder.parent / "draft" / "far" / "part-0.parquet"  # of an encode that was killed
     draft.parent.mkdir(parents=True)
     draft.write_bytes(b"bob")
     inline, side = (
         Vocabulary(4, tuple(names)),
-        Vocabulary(4, None, "vocabulary/ab12", str(tmp_path / "encoders")),
+        Vocabulary(4, None, f"vocabulary/{folder.name}", str(tmp_path / "encoders")),
     )
     features = tuple(Category(name, name, "string", ids) for name, ids in (("near", inline), ("far", side)))
     fingerprint, _ = Encoder(features).save(root)

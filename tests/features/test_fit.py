@@ -86,6 +86,28 @@ def test_moments_are_those_of_numpy_on_both_sides_of_far(spark: Any) -> None:
 
 
 @pytest.mark.spark
+def test_vectors_that_training_rows_lacked_have_an_indicator(spark: Any, tmp_path: Any) -> None:
+    rows = [(f"i{at}", [1.0, float(at)], [1.0, None if at == 7 else float(at)]) for at in range(9)]
+    frame = spark.createDataFrame(rows, "impression_id string, whole array<double>, holed array<double>")
+    wanted = [
+        ("whole", {}),
+        ("holed", {}),
+        ("holed", {"components": 1}),
+        ("holed", {"missing_indicator": False}),
+    ]
+    features = [
+        Feature(column=column, name=f"v{at}", kind="vector", size=2, **more)  # type: ignore[arg-type]
+        for at, (column, more) in enumerate(wanted)
+    ]
+    encoder = fit(Training(frame, len(rows), Root(tmp_path)), resolve(features, frame))
+    assert encoder.inputs.numbers == ("v1_missing", "v2_missing")
+    found = {
+        row["impression_id"]: row["dense"] for row in encoder.transform(frame, ["impression_id"]).collect()
+    }
+    assert [found[f"i{at}"] for at in (6, 7, 8)] == [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+@pytest.mark.spark
 def test_a_vector_that_no_row_can_use_is_refused(spark: Any, tmp_path: Any) -> None:
     frame = spark.createDataFrame(table(), SCHEMA)
 

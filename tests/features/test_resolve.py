@@ -28,7 +28,15 @@ def test_what_is_no_value_of_one_row_is_refused(spark) -> None:  # type: ignore[
             *("explode(array(price))", "rand()", "price + randn(3)", "hash(uuid())"),
             "aggregate(transform(tags, t -> rand()), 0D, (a, b) -> a + b)",
         ],
-        "reads the clock": ["unix_seconds(now())", "year(current_date)", "UNIX_TIMESTAMP( ) - 1"],
+        "reads the clock": [
+            *("unix_seconds(now())", "year(current_date)", "UNIX_TIMESTAMP( ) - 1"),
+            *("year(`now`())", "/* ' */ year(now()) /* ' */", "year(current_date/**/())", "year(now--'\n())"),
+            *("year(date 'today')", "hour(timestamp 'now')", "hour(TIMESTAMP_NTZ\n' Tomorrow ')"),
+            *("year(date /* a day */ r'yesterday')", 'year(date "today")', "hour(timestamp 'today CET')"),
+            *("datediff('today', event_date) AS days", "int(event_ts < 'now')", "year(cast('now' as date))"),
+            *("int(title = 'today' and event_ts < 'today')", "year('today'::date)", "year(to_date('today'))"),
+            "size(split(title, '{')) + year(date 'today')",
+        ],
         "holds a query": ["(select 1)", "price in (SELECT 1D)", "exists(select 1)", "(table prices)"],
         "reads label, which nobody knows": ["label", "1 - LABEL", "coalesce(price, `label`)"],
         "reads click, conversion,": ["click + conversion"],
@@ -50,6 +58,8 @@ def test_what_is_no_value_of_one_row_is_refused(spark) -> None:  # type: ignore[
         *("price * 2", "price / (price - price)", "named_struct('label', price).label", "hour(event_ts)"),
         *("size(transform(tags, click -> click))", "instr(title, 'select now() from label')"),
         *("unix_timestamp(event_ts)", "length(trim(from title))", "size(split(title, 'l'))"),
+        *("int(title = 'today')", "int(title in ('now', '{tomorrow}'))", "instr(title, 'Today CET')"),
+        *("int(title ilike 'now')", "year(date 'epoch')", "unix_date(date '2024-03-01')"),
     ):
         assert resolved(expression) in ("double", "int", "bigint")
     assert resolved("if(exists(tags, tag -> tag = 'pool'), 'now()', 'click')", kind="category") == "string"
@@ -63,7 +73,9 @@ def test_the_same_through_spark_connect(connect: str) -> None:
         from sie_spark.platform.errors import ConfigError
         spark = SparkSession.builder.getOrCreate()
         table = spark.sql("select 1D price, 0D label")
-        for expression in ("price + 1", "min(price) over ()", "avg(price)", "rand()", "label", "price +"):
+        for expression in (
+            "price + 1", "min(price) over ()", "avg(price)", "rand()", "label", "price +", "year(date 'today')"
+        ):
             try:
                 print(resolve([Feature(column="price", kind="number", expression=expression)], table)[0].type_name)
             except ConfigError as error:
@@ -77,6 +89,7 @@ def test_the_same_through_spark_connect(connect: str) -> None:
         env={**os.environ, "SPARK_REMOTE": connect},
     ).stdout.splitlines()
     expected = ["double", *["no value of one row alone"] * 3, "reads label", "PARSE_SYNTAX_ERROR"]
+    expected.append("reads the clock")
     assert len(said) == len(expected)
     for line, part in zip(said, expected, strict=True):
         assert part in line

@@ -28,6 +28,7 @@ def one(kind: str, column: str = "a", **more: Any) -> dict[str, Any]:
         ([one("bag", name="CAT")], "'CAT': this name cannot be a column"),
         ([one("number", "a b")], "'a b': this name cannot be a column"),
         ([one("number"), one("number", "A_missing")], "'a': its missing_indicator.*'A_missing'"),
+        ([one("vector", size=2), one("number", "a_missing")], "'a': its missing_indicator.*'a_missing'"),
         ([one("bag", shares="b"), one("text", "b")], "'a': shares 'b', which is no category"),
         ([one("bag", shares="a")], "shares 'a', which is no category"),
         ([one("category", "b"), one("bag", shares="b", hash_size=9)], "ids of 'b', so hash_size would"),
@@ -41,17 +42,21 @@ def one(kind: str, column: str = "a", **more: Any) -> dict[str, Any]:
         ([one("category", size=5)], "a category has no size"),
         ([one("category", transform="log")], "a category has no transform; it is for number"),
         ([one("sequence", ngrams=2)], "a sequence has no ngrams; it is for text"),
+        ([one("vector", size=3, components=4)], "'a': a vector of size 3 has no 4 components"),
+        ([one("category", hash_size=9, min_count=5)], "'a': hashing counts no values, so min_count would"),
+        ([one("bag", hash_size=9, max_vocabulary=8)], "so max_vocabulary would do nothing beside hash_size"),
     ],
 )
 def test_features_that_cannot_be(features: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         load(*features)
     assert error.value.remedy
+    assert str(error.value).startswith("test: dataset.features '")  # the file first, as all settings' errors
 
 
 def test_features_that_other_settings_name_must_be_there() -> None:
     features = [one("category"), one("number", "b")]
-    with pytest.raises(ConfigError, match=r"start_vectors.user: 'user_id' is no category; there are: a"):
+    with pytest.raises(ConfigError, match=r"^test: dataset.start_vectors.user: 'user_id' is no category"):
         load(*features, start_vectors={"item": "a"})
     with pytest.raises(ConfigError, match=r"start_vectors.item: 'b' is no category"):
         load(*features, start_vectors={"user": "a", "item": "b"})
@@ -74,5 +79,8 @@ def test_what_goes_together_loads_and_a_logged_configuration_loads_again() -> No
         one("bag", "e", shares="d", hash_size=None),
         one("number", "rate_d", back_off=["e"]),
         one("vector", "v", size=3, components=2),
+        one("vector", "w", size=3, components=3),
+        one("vector", "u", size=3, missing_indicator=False),
+        one("number", "u_missing"),
     )
     assert validate(Config, config.model_dump(mode="json"), where="test") == config

@@ -27,10 +27,13 @@ def validate(cls: type[S], data: dict[str, Any], *, where: str) -> S:
     Raises
     ------
     ConfigError
-        naming the file or flag (``where``), the dotted key and, for an unknown key, the nearest valid one.
+        naming the file or flag (``where``), the dotted key or feature and, for an unknown key, the nearest valid
+        one.
     """
     try:
         return cls.model_validate(data)
+    except ConfigError as error:  # of settings that do not go together: it knows their names, not the file
+        raise ConfigError(f"{where}: {error}", remedy=error.remedy) from None
     except ValidationError as error:
         lines, remedies = [], []
         for problem in error.errors():

@@ -32,7 +32,7 @@ READ_BY = {
     "bag": _IDS | {"length", "shares"},
     "sequence": _IDS | {"length", "shares"},
     "text": _IDS | {"length", "ngrams"},
-    "vector": {"size", "components"},
+    "vector": {"size", "components", "missing_indicator"},
 }
 
 
@@ -186,7 +186,9 @@ class Feature(Settings):
     max_vocabulary: int = Field(2_000_000, ge=2)
     transform: Literal["none", "log", "quantile"] = "none"
     scale: Literal["none", "standard"] = "standard"
-    missing_indicator: bool = True
+    missing_indicator: bool = Field(
+        True, description="number, vector: an input that says where it was missing"
+    )
     back_off: list[str] = Field(
         [], description="number over rate_<column>: columns of history.rates that stand in for rare values"
     )
@@ -213,15 +215,19 @@ class Feature(Settings):
                 raise feature_error(name, said, f"leave out {setting}")
         if self.kind == "vector" and self.size is None:
             raise feature_error(name, "a vector needs its size", "set size to the length of the arrays")
+        if (self.components or 0) > (self.size or 0):
+            said = f"a vector of size {self.size} has no {self.components} components"
+            raise feature_error(name, said, f"set components to {self.size} or less, or leave it out")
+        unread = sorted((_IDS - {"hash_size"}) & self._given())
+        if self.hash_size is not None and unread:
+            said = f"hashing counts no values, so {', '.join(unread)} would do nothing beside hash_size"
+            raise feature_error(name, said, f"leave out {', '.join(unread)}, or hash_size for a vocabulary")
         if self.back_off and (self.expression or not self.column.startswith("rate_")):
             raise feature_error(name, "only a number over rate_<column> can back off", "see history.rates")
         owned = sorted(_IDS & self._given())
         if self.shares and owned:
-            raise feature_error(
-                name,
-                f"it uses the ids of '{self.shares}', so {', '.join(owned)} would do nothing",
-                f"set {', '.join(owned)} on '{self.shares}', or leave out shares",
-            )
+            said = f"it uses the ids of '{self.shares}', so {', '.join(owned)} would do nothing"
+            raise feature_error(name, said, f"set {', '.join(owned)} on '{self.shares}', or leave out shares")
         return self
 
     def _given(self) -> set[str]:
@@ -249,7 +255,7 @@ def check_features(features: Sequence[Feature]) -> None:
             raise feature_error(name, said, "give one of them another 'name'")
         seen[name.casefold()] = name
         indicator = numbers.get(f"{name}_missing".casefold())
-        if feature.kind == "number" and feature.missing_indicator and indicator:
+        if feature.kind in ("number", "vector") and feature.missing_indicator and indicator:
             raise feature_error(
                 name,
                 f"its missing_indicator has the name of feature '{indicator}'",
