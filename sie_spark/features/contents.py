@@ -7,17 +7,17 @@ rightly, and leaves beside it what it made of it.
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
 from sie_spark.clickstream.failures import explain
-from sie_spark.features.hashing import xxhash64_rows
+from sie_spark.features.hashing import SEED, xxhash64
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.root import locate, read_bytes
 
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 ERASED = "_erased.json"  # the contents that 'sie forget' left; readers of Parquet pass over names with _
 FORGOTTEN = "\0forgotten "  # what stands in the place of an erased value begins so, and no real one does
-REMEDY = (
-    "copy the folder again from where the encoder works; or remove it and run 'sie encode', then 'sie train'"
-)
-ROWS = 1 << 14  # hashed at once
+REMEDY = "copy the folder again from where the encoder works; or run 'sie encode --set run.force=true', then 'sie train'"
 
 
 @dataclass(frozen=True)
@@ -43,14 +40,12 @@ class Content:
 
 def content_of(values: pa.Table) -> Content:
     """The content of a table with columns ``value`` and ``id``."""
-    table = pa.table({"value": values["value"].cast(pa.string()), "id": values["id"].cast(pa.int64())})
-    found = np.uint64(0)
-    for batch in table.to_batches(max_chunksize=ROWS):
-        found ^= np.bitwise_xor.reduce(
-            xxhash64_rows(batch["value"], batch["id"].to_numpy(zero_copy_only=False))
-        )
-    forgotten = pc.sum(pc.starts_with(table["value"], FORGOTTEN)).as_py() or 0
-    return Content(table.num_rows, _hex(int(found)), forgotten)
+    texts, name = values["value"].cast(pa.string()), 0
+    for text, at in zip(texts.to_pylist(), values["id"].to_pylist(), strict=True):
+        seed = SEED if text is None else xxhash64(text.encode())
+        name ^= xxhash64(struct.pack("<I", at & 0xFFFFFFFF), seed)
+    forgotten = pc.sum(pc.starts_with(texts, FORGOTTEN)).as_py() or 0
+    return Content(values.num_rows, _hex(name), forgotten)
 
 
 @lru_cache(maxsize=64)
@@ -68,6 +63,14 @@ def content_in_spark(spark: SparkSession, uri: str, state: tuple[tuple[str, int,
         raise ModelError(f"vocabulary {explain(error, uri)}", remedy=REMEDY) from None
     assert row is not None
     return Content(int(row[0]), _hex(row[1] or 0), int(row[2]))
+
+
+def is_there(spark: SparkSession, uri: str, content: Content) -> bool:
+    """Whether a folder holds a content, nothing changed or forgotten."""
+    try:
+        return bool(state_of(uri)) and content_in_spark(spark, uri, state_of(uri)) == content
+    except ModelError:
+        return False
 
 
 def state_of(uri: str) -> tuple[tuple[str, int, int], ...]:

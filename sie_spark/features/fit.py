@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sie_spark.features.contents import content_in_spark, is_there, state_of
 from sie_spark.features.encoder import Encoder, Fitted
 from sie_spark.features.hashing import unit_interval
 from sie_spark.features.identifiers import Category, IdList
@@ -154,14 +155,14 @@ def _side_file(training: Training, feature: Resolved) -> Vocabulary:
     try:
         numbered.select("value", "id", "n").write.mode("overwrite").parquet(root.path(*draft))
         table = spark.read.parquet(root.path(*draft))
-        row = table.agg(F.count("*"), F.bit_xor(F.xxhash64("value", "id"))).first()
-        assert row is not None
-        path = f"vocabulary/{row[1] & (2**64 - 1):016x}"
-        if not root.exists("encoders", path, "_SUCCESS"):
+        content = content_in_spark(spark, root.path(*draft), state_of(root.path(*draft)))
+        path = f"vocabulary/{content.name}"
+        # not whole, changed by hand, or without a value that was forgotten and came back
+        if not is_there(spark, root.path("encoders", path), content):
             table.coalesce(1).write.mode("overwrite").parquet(root.path("encoders", path))
     finally:
         root.remove(*draft)  # it holds identifiers
-    return Vocabulary(int(row[0]) + 1, None, path, root.path("encoders"))
+    return Vocabulary(content.rows + 1, None, path, root.path("encoders"))
 
 
 def _fit_numbers(training: Training, features: Sequence[Resolved]) -> dict[str, Number]:

@@ -41,7 +41,7 @@ def change(folder: Path, **columns: Any) -> None:
 def refused(folder: Path, said: str = "its values are not those") -> None:
     with pytest.raises(ModelError, match=rf"vocabulary .*{folder.name}: {said}") as error:
         encoder(folder).transform_row({"c": "bob"})
-    assert "remove it and run 'sie encode'" in error.value.remedy
+    assert "sie encode --set run.force=true" in error.value.remedy
 
 
 def test_values_changed_by_hand_are_refused(tmp_path: Path) -> None:
@@ -128,3 +128,7 @@ def test_spark_refuses_the_same_and_names_it_as_the_fit_does(spark: Any, tmp_pat
     (folder / f".{file.name}.crc").unlink()  # as after a copy through an object store
     with pytest.raises(ModelError, match=f"{folder.name}: its values are not those"):
         made.transform(train)
+
+    again = fit(Training(train, len(rows), Root(tmp_path), inline=3), features)  # writes it anew
+    assert again == made
+    assert [row["cat"][0] for row in again.transform(train, keep=["impression_id"]).collect()] == found

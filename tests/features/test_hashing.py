@@ -1,16 +1,14 @@
 """Hashes and texts that Spark and Python must agree on."""
 
 import math
-import struct
 from decimal import Decimal
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from sie_spark.features.hashing import hash_id, value_text, value_text_column, xxhash64, xxhash64_rows
+from sie_spark.features.hashing import hash_id, value_text, value_text_column, xxhash64
 from sie_spark.features.numbers import LEVELS, Pieces, log1p
 from sie_spark.features.text import ngrams
 
@@ -30,18 +28,6 @@ def test_published_vectors(data: bytes, seed: int, expected: int) -> None:
 @given(st.text(), st.integers(2, 1000))
 def test_hash_ids_stay_in_range(text: str, size: int) -> None:
     assert 1 <= hash_id(text, size) <= size - 1
-
-
-def test_many_rows_are_hashed_as_one_after_the_other() -> None:
-    texts = ["", *["é" * length + "x" * (length % 5) for length in range(60)], "y" * 32, None]
-    ids = [(-1) ** at * at * 7919 * 10**3 for at in range(len(texts))]
-    ids[1:3] = [-(2**31), 2**31 - 1]
-    expected = []
-    for text, number in zip(texts, ids, strict=True):
-        seed = xxhash64((text or "").encode()) & (2**64 - 1)
-        expected.append(xxhash64(struct.pack("<i", number), seed) & (2**64 - 1))
-    for first in (0, 7):  # a slice has the buffers of the whole
-        assert xxhash64_rows(pa.array(texts)[first:], np.array(ids[first:])).tolist() == expected[first:]
 
 
 def test_value_text() -> None:
