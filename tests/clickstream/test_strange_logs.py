@@ -1,0 +1,25 @@
+"""Logs nobody had planned for: true and false, maps, and names that are words of SQL."""
+
+from pathlib import Path
+
+import pytest
+
+from sie_spark.clickstream import ingest, samples
+from tests.clickstream.logs import rows, write
+from tests.clickstream.test_odd_sources import config, view
+
+pytestmark = pytest.mark.spark
+
+
+def test_impressions_with_maps_are_brought_up_to_date(make_context, tmp_path: Path, spark) -> None:
+    log = tmp_path / "log"
+    chosen = {"label": "1", "tags": "tags", "deep": "array(struct(tags))", "any": "any"}
+    for day in (1, 2):
+        record = (f"'2024-03-0{day}' AS t", "'u' AS u", "'a' AS i", "parse_json('[1]') AS any")
+        made = spark.range(1).selectExpr(*record, f"map('k', '2024-03-0{day}') AS tags")
+        made.write.mode("append").format("delta").save(str(log))
+        ctx = make_context(config(log, kind="impressions", source={"format": "delta"}, columns=chosen))
+        ingest.run(ctx)
+        samples.run(ctx)
+    found = ctx.catalog.read("impressions").selectExpr("tags", "deep[0].tags AS deep").orderBy("event_ts")
+    assert [row["tags"]["k"] for row in rows(found)] == ["2024-03-01", "2024-03-02"]
