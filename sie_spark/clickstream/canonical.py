@@ -117,8 +117,9 @@ def _canonical(
     if dataset.kind == "events":
         reasons.append(("event_type:required", columns["event_type"].isNull()))
     elif "label" in columns:
-        number = columns["label"].cast("string").try_cast("double")
-        reasons.append(("label:not 0 or 1", ~F.coalesce(number.isin(0.0, 1.0), F.lit(False))))
+        text = F.lower(columns["label"].cast("string"))
+        known = text.try_cast("double").isin(0.0, 1.0) | text.isin("true", "false")
+        reasons.append(("label:not 0 or 1", ~F.coalesce(known, F.lit(False))))
     rate = F.expr(dataset.sampling_rate).try_cast("double") if dataset.sampling_rate else F.lit(1.0)
     if dataset.sampling_rate:
         rate = F.col("_c_sampling_rate").cast("string").try_cast("double")

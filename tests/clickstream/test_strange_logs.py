@@ -11,6 +11,21 @@ from tests.clickstream.test_odd_sources import config, view
 pytestmark = pytest.mark.spark
 
 
+def test_labels_that_are_true_or_false(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", *[view(at, y=at % 2 == 0, n=at) for at in range(30)])
+    texts = {"bool": "y", "text": "initcap(string(y))"}
+    for name, sql in texts.items():
+        source = {"format": "json", "columns": "t STRING, u STRING, i STRING, y BOOLEAN"}
+        columns = {"label": sql}
+        ctx = make_context(
+            config(log, kind="impressions", source=source, columns=columns), root=tmp_path / name
+        )
+        assert ingest.run(ctx).rows.kept == 30
+        samples.run(ctx)
+        found = rows(ctx.catalog.read("impressions").orderBy("event_ts"))
+        assert [row["label"] for row in found] == [1.0, 0.0] * 15
+
+
 def test_impressions_with_maps_are_brought_up_to_date(make_context, tmp_path: Path, spark) -> None:
     log = tmp_path / "log"
     chosen = {"label": "1", "tags": "tags", "deep": "array(struct(tags))", "any": "any"}
