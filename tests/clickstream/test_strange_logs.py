@@ -38,3 +38,19 @@ def test_impressions_with_maps_are_brought_up_to_date(make_context, tmp_path: Pa
         samples.run(ctx)
     found = ctx.catalog.read("impressions").selectExpr("tags", "deep[0].tags AS deep").orderBy("event_ts")
     assert [row["tags"]["k"] for row in rows(found)] == ["2024-03-01", "2024-03-02"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        'item_id != "item_id" AND item_id = "a"',
+        "`item_id` = 'a' AND ITEM_ID = 'a'",
+        "date = CAST('2024-03-01' AS date)",
+    ],
+)
+def test_a_rule_may_be_any_sql(make_context, tmp_path: Path, sql: str) -> None:
+    log = write(tmp_path / "log.json", view(1), view(2, i="b", d="2024-03-02"))
+    columns = {"date": "coalesce(cast(d as date), date'2024-03-01')", "a": "i"}
+    rule = {"column": "item_id", "check": "expression", "expression": sql}
+    ctx = make_context(config(log, source={"format": "json"}, columns=columns, rules=[rule]))
+    assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
