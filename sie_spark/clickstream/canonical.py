@@ -181,6 +181,11 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
                 f"dataset.columns: '{name}' cannot be a canonical column's name",
                 remedy="take letters, digits and _; the source's own name, in backticks, goes into its SQL",
             )
+        if twin := next((n for n in names if n != name and n.casefold() == name.casefold()), None):
+            raise ConfigError(
+                f"dataset.columns: '{name}' and '{twin}' are one name to Spark, which does not tell upper from lower case",
+                remedy="give one of them another name",
+            )
     needed = ["event_ts", "event_type"] if dataset.kind == "events" else ["label"]
     for name in needed:
         if name not in names:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sie_spark.clickstream import ingest, samples
+from sie_spark.platform.errors import ConfigError
 from tests.clickstream.logs import rows, write
 from tests.clickstream.test_odd_sources import config, view
 
@@ -54,3 +55,9 @@ def test_a_rule_may_be_any_sql(make_context, tmp_path: Path, sql: str) -> None:
     rule = {"column": "item_id", "check": "expression", "expression": sql}
     ctx = make_context(config(log, source={"format": "json"}, columns=columns, rules=[rule]))
     assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
+
+
+def test_one_name_in_two_cases_is_refused(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", view(1))
+    with pytest.raises(ConfigError, match="'User_ID' and 'user_id' are one name|'user_id' and 'User_ID'"):
+        ingest.run(make_context(config(log, source={"format": "json"}, columns={"User_ID": "u"})))
