@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sie_spark.clickstream import ingest, samples
-from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.errors import ConfigError, SourceError
 from tests.clickstream.logs import rows, write
 from tests.clickstream.test_odd_sources import config, view
 
@@ -61,3 +61,18 @@ def test_one_name_in_two_cases_is_refused(make_context, tmp_path: Path) -> None:
     log = write(tmp_path / "log.json", view(1))
     with pytest.raises(ConfigError, match="'User_ID' and 'user_id' are one name|'user_id' and 'User_ID'"):
         ingest.run(make_context(config(log, source={"format": "json"}, columns={"User_ID": "u"})))
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "columns", "said"),
+    [
+        ("json", {}, {"stay": "interval 1 second"}, "dataset.columns has a type that a table cannot hold"),
+        ("json", {}, {"tags": "array()"}, "dataset.columns has a type that a table cannot hold"),
+        ("csv", {"header": "true", "encoding": "windows-1252"}, {}, "source.options.encoding"),
+    ],
+)
+def test_what_spark_refuses_names_the_setting(make_context, tmp_path, format, options, columns, said) -> None:
+    log = write(tmp_path / "log", view(1) if format == "json" else "t,u,i")
+    source = {"format": format, "options": options}
+    with pytest.raises(SourceError, match=said):
+        ingest.run(make_context(config(log, source=source, columns=columns)))
