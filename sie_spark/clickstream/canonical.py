@@ -106,6 +106,8 @@ def _canonical(
     holders = {name: f"_c_{name}" for name in names}
     frame = with_references(frame, dataset.rules, holders, spark)
     frame = with_key(frame, key, spark)
+    # under their own names too: the SQL of a rule is left to Spark, which knows a name from a type or a text
+    frame = frame.select("*", *[F.col(held).alias(name) for name, held in holders.items()])
 
     columns = {name: F.col(f"_c_{name}") for name in names}
     types = {name: kinds[f"_c_{name}"] for name in names}
@@ -117,8 +119,9 @@ def _canonical(
     if dataset.kind == "events":
         reasons.append(("event_type:required", columns["event_type"].isNull()))
     elif "label" in columns:
-        number = columns["label"].cast("string").try_cast("double")
-        reasons.append(("label:not 0 or 1", ~F.coalesce(number.isin(0.0, 1.0), F.lit(False))))
+        text = F.lower(columns["label"].cast("string"))
+        known = text.try_cast("double").isin(0.0, 1.0) | text.isin("true", "false")
+        reasons.append(("label:not 0 or 1", ~F.coalesce(known, F.lit(False))))
     rate = F.expr(dataset.sampling_rate).try_cast("double") if dataset.sampling_rate else F.lit(1.0)
     if dataset.sampling_rate:
         rate = F.col("_c_sampling_rate").cast("string").try_cast("double")
@@ -177,6 +180,11 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
             raise ConfigError(
                 f"dataset.columns: '{name}' cannot be a canonical column's name",
                 remedy="take letters, digits and _; the source's own name, in backticks, goes into its SQL",
+            )
+        if twin := next((n for n in names if n != name and n.casefold() == name.casefold()), None):
+            raise ConfigError(
+                f"dataset.columns: '{name}' and '{twin}' are one name to Spark, which does not tell upper from lower case",
+                remedy="give one of them another name",
             )
     needed = ["event_ts", "event_type"] if dataset.kind == "events" else ["label"]
     for name in needed:
@@ -290,24 +298,15 @@ def _expression(frame: DataFrame, rule: Rule, names: list[str]) -> Column:
     from pyspark.errors import PySparkException
 
     try:
-        holds = F.expr(_over_holders(str(rule.expression), names)).cast("boolean")
+        holds = F.expr(str(rule.expression)).cast("boolean")
         _one_value_a_row(frame, holds)
     except PySparkException as error:
-        said = str(error).splitlines()[0][:200].replace("_c_", "")
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200]
         raise ConfigError(
-            f"rule '{rule_name(rule)}': '{rule.expression}' is not valid: {said}",
+            f"rule '{rule_name(rule)}': '{rule.expression}' is not valid: {said.replace('_c_', '')}",
             remedy=f"correct the SQL; it may use {', '.join(names)}",
         ) from None
     return holds
-
-
-def _over_holders(sql: str, names: list[str]) -> str:
-    """SQL over canonical names, written over the columns that hold them (quoted text is left alone)."""
-    pieces = re.split(r"('(?:[^'\\]|\\.)*')", sql)
-    word = re.compile(
-        r"(?<![\w.`])(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + r")\b(?!\s*\()"
-    )
-    return "".join(piece if piece.startswith("'") else word.sub(r"_c_\1", piece) for piece in pieces)
 
 
 def _record(raw: Raw, dataset: Dataset, identifiers: list[str]) -> Column:

@@ -66,6 +66,16 @@ _KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "map its column as text, to_json(column), or give the fields other names with named_struct",
     ),
     (
+        ("UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE", "COMPLEX_TYPE_COLUMN_CONTAINS_NULL_TYPE"),
+        "{source}: a column of dataset.columns has a type that a table cannot hold: {first}",
+        "cast it there: an interval to seconds, as unix_seconds(a) - unix_seconds(b); an empty array to array<string>",
+    ),
+    (
+        ("INVALID_PARAMETER_VALUE.CHARSET",),
+        "{source}: source.options.encoding: {first}",
+        "name one of these (ISO-8859-1 is near windows-1252), or convert the files with iconv -t UTF-8",
+    ),
+    (
         ("TextParsingException", "maximum number of columns"),
         "{file}: a line has more fields, or a longer one, than the CSV reader takes",
         "raise source.options.maxColumns or maxCharsPerColumn, or mend that line",

@@ -218,7 +218,7 @@ def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
             f"dataset.{setting}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
             remedy="correct the SQL; the event's own item is event_item_id there, the shown one item_id",
         ) from None
-    value = F.expr(sql).cast("string")
+    value = F.lower(F.expr(sql).cast("string"))
     yes = (value == "true") | (value.try_cast("double") == 1)
     return F.when(yes, 1).otherwise(0).cast("int")
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from sie_spark.clickstream.drift import AS_JSON
 from sie_spark.platform.catalog import MAINTENANCE, Catalog, stamp_of
 from sie_spark.platform.config import Dataset
 
@@ -90,6 +91,12 @@ def maturing(have: Iterable[str], before: str | None, now: str | None, hours: fl
 def date_digests(frame: DataFrame) -> dict[str, tuple[int, int]]:
     """Rows and an order-free hash of each date's rows: equal digests, equal rows."""
     columns = sorted(frame.columns)
-    hashed = F.xxhash64(*[F.col(name) for name in columns]).cast("decimal(38,0)")
+    hashed = F.xxhash64(*[_hashable(frame, name) for name in columns]).cast("decimal(38,0)")
     rows = frame.groupBy("event_date").agg(F.count("*"), F.sum(hashed)).collect()  # a row a date
     return {str(row[0]): (int(row[1]), int(row[2])) for row in rows}
+
+
+def _hashable(frame: DataFrame, name: str) -> Column:
+    """A column, or its text where Spark does not hash its type; entries in another order are another text."""
+    kind = frame.schema[name].dataType.simpleString()
+    return F.to_json(F.struct(name), AS_JSON) if "map<" in kind or "variant" in kind else F.col(name)
