@@ -76,6 +76,12 @@ _KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "name one of these (ISO-8859-1 is near windows-1252), or convert the files with iconv -t UTF-8",
     ),
     (
+        ("DELTA_SOURCE_TABLE_IGNORE_CHANGES", "DELTA_SOURCE_IGNORE_DELETE"),
+        "{source}: rows of it were changed or deleted since it was read: {first}",
+        "an incremental source is one that is only added to: set source.incremental: false, or pass over such commits"
+        " with source.options.skipChangeCommits: 'true'",
+    ),
+    (
         ("TextParsingException", "maximum number of columns"),
         "{file}: a line has more fields, or a longer one, than the CSV reader takes",
         "raise source.options.maxColumns or maxCharsPerColumn, or mend that line",

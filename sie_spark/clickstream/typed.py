@@ -50,7 +50,8 @@ def read_delta(
     if version is not None and not stream:
         options.setdefault("versionAsOf", str(version))
     reader = spark.readStream if stream else spark.read
-    return _judged(reader.format("delta").options(**options).load(settings.path), settings, schema)
+    rows = reader.format("delta").options(**options).load(settings.path)
+    return _judged(rows, settings, schema, file=F.lit(None).cast("string") if stream else None)
 
 
 def read_parquet(
@@ -191,8 +192,14 @@ def _read_as(rows: DataFrame, name: str, clocks: dict[str, bool]) -> tuple[Colum
 
 
 def _judged(
-    rows: DataFrame, settings: Source, schema: StructType | None, clocks: dict[str, bool] | None = None
+    rows: DataFrame,
+    settings: Source,
+    schema: StructType | None,
+    clocks: dict[str, bool] | None = None,
+    *,
+    file: Column | None = None,
 ) -> Raw:
+    """``file``: where the rows themselves do not know their file, as those of a Delta stream."""
     names = rows.columns
     new = [name for name in names if schema is not None and name not in schema.names]
     missing = [field.name for field in (schema or StructType()) if field.name not in names]
@@ -212,7 +219,7 @@ def _judged(
     drift = F.concat(drift, F.array_compact(F.array(*reasons))) if reasons else drift
     frame = rows.select(
         *columns,
-        F.col("_metadata.file_name").alias(FILE),
+        (F.col("_metadata.file_name") if file is None else file).alias(FILE),
         F.lit(None).cast("string").alias(UNPARSED),
         drift.alias(DRIFT),
         extra_columns(settings, new).alias(EXTRA),

@@ -99,7 +99,9 @@ def local_session(settings: Session, *, master: str | None = None) -> SparkSessi
         builder = builder.config(key, value)
     log = scratch / f"spark-{os.getpid()}.log"
     try:
-        with _stderr_to(log):  # the JVM inherits it for life: Ivy's and Spark's chatter is not the user's
+        with _output_to(
+            log
+        ):  # the JVM inherits it for life: Ivy's, Spark's and VACUUM's chatter is not the user's
             return configure_spark_with_delta_pip(builder).getOrCreate()
     except Exception as error:  # the gateway raises plain RuntimeError or Py4J errors of many kinds
         java_version()
@@ -111,16 +113,19 @@ def local_session(settings: Session, *, master: str | None = None) -> SparkSessi
 
 
 @contextmanager
-def _stderr_to(file: Path) -> Iterator[None]:
+def _output_to(file: Path) -> Iterator[None]:
+    sys.stdout.flush()
     sys.stderr.flush()
-    ours = os.dup(2)
+    ours = [os.dup(1), os.dup(2)]
     with open(file, "ab") as handle:
+        os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(ours, 2)
-        os.close(ours)
+        for number, kept in enumerate(ours, start=1):
+            os.dup2(kept, number)
+            os.close(kept)
 
 
 def _say_errors_once() -> None:

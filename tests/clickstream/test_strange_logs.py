@@ -76,3 +76,33 @@ def test_what_spark_refuses_names_the_setting(make_context, tmp_path, format, op
     source = {"format": format, "options": options}
     with pytest.raises(SourceError, match=said):
         ingest.run(make_context(config(log, source=source, columns=columns)))
+
+
+def test_a_delta_source_is_read_incrementally(make_context, tmp_path: Path, spark) -> None:
+    log, source = str(tmp_path / "log"), {"format": "delta", "incremental": True, "on_new_column": "add"}
+    source["columns"] = "t STRING, u STRING, i STRING, n INT"
+
+    def add(first: int, last: int, *more: str) -> None:
+        made = spark.range(first, last).selectExpr(
+            "'2024-03-01 10:00:00' AS t", "'u' AS u", "'a' AS i", "cast(id AS int) AS n", *more
+        )
+        made.write.mode("append").option("mergeSchema", "true").format("delta").save(log)
+
+    def ingested() -> dict[str, int]:
+        ctx = make_context(config(log, source=source, columns={"n": "n"}, event_key=["n"]))
+        return ingest.run(ctx).rows.as_dict()
+
+    add(0, 10)
+    assert ingested() == {"read": 10, "kept": 10, "quarantined": 0, "duplicate": 0}
+    assert ingested()["read"] == 0
+    add(8, 14)
+    assert ingested() == {"read": 6, "kept": 4, "quarantined": 0, "duplicate": 2}
+    add(14, 16, "'new' AS later")
+    assert ingested() == {"read": 2, "kept": 2, "quarantined": 0, "duplicate": 0}
+    spark.sql(f"UPDATE delta.`{log}` SET i = 'b' WHERE n = 3")
+    with pytest.raises(SourceError, match="rows of it were changed") as error:
+        ingested()
+    assert "skipChangeCommits" in error.value.remedy
+    source["options"] = {"skipChangeCommits": "true"}
+    add(16, 17)  # other settings read all of it anew
+    assert ingested() == {"read": 19, "kept": 1, "quarantined": 0, "duplicate": 18}
