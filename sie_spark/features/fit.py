@@ -62,7 +62,7 @@ def fit(training: Training, features: Sequence[Resolved], fitted: dict[str, Any]
         when a vector column holds nothing usable.
     """
     ids = _fit_ids(training, features)
-    numbers = _fit_numbers(training, features)
+    numbers, usable = _fit_numbers(training, features)
     result: list[Fitted] = []
     for feature in features:
         settings = feature.settings
@@ -71,8 +71,9 @@ def fit(training: Training, features: Sequence[Resolved], fitted: dict[str, Any]
         elif settings.kind == "number":
             result.append(numbers[feature.name])
         elif settings.kind == "vector":
-            vector = _fit_vector(training, feature)
-            result.append(vector.with_indicator(training.rows) if settings.missing_indicator else vector)
+            lacked = usable[feature.name] < training.count
+            indicator = settings.missing_indicator and lacked
+            result.append(replace(_fit_vector(training, feature), indicator=indicator))
         else:
             result.append(
                 IdList(
@@ -165,10 +166,12 @@ def _side_file(training: Training, feature: Resolved) -> Vocabulary:
     return Vocabulary(content.rows + 1, None, path, root.path("encoders"))
 
 
-def _fit_numbers(training: Training, features: Sequence[Resolved]) -> dict[str, Number]:
-    """Moments of the transformed values, all in one job (after one for quantile edges where asked).
+def _fit_numbers(
+    training: Training, features: Sequence[Resolved]
+) -> tuple[dict[str, Number], dict[str, int]]:
+    """The numbers, and of each vector how many rows can be used; one job (after one for quantile edges).
 
-    The job also finds vectors of which no row is usable; numbers far from zero take a second one.
+    Numbers far from zero take a second one.
     """
     from pyspark.sql import functions as F
 
@@ -180,11 +183,11 @@ def _fit_numbers(training: Training, features: Sequence[Resolved]) -> dict[str, 
         assert isinstance(number, Number)
         numbers.append(replace(number, pieces=pieces.get(feature.name)))
         values[feature.name] = numbers[-1].transformed(number.source())
-    whole = [one for one in features if one.settings.kind == "vector" and one.settings.components is None]
-    usable = {one.name: F.when(one.fitted().source().isNotNull(), F.lit(0.0)) for one in whole}
+    vectors = [one for one in features if one.settings.kind == "vector"]
+    usable = {one.name: F.when(one.fitted().source().isNotNull(), F.lit(0.0)) for one in vectors}
     moments = _moments(training.rows, {**values, **usable})
-    for feature in whole:
-        if not moments[feature.name].count:
+    for feature in vectors:
+        if feature.settings.components is None and not moments[feature.name].count:
             raise _unusable(training, feature, "no training row has")
     far = {
         name: found.mean
@@ -202,7 +205,7 @@ def _fit_numbers(training: Training, features: Sequence[Resolved]) -> dict[str, 
         mean, scale = _standard(found) if standard and found.count else (0.0, 1.0)
         indicator = feature.settings.missing_indicator and found.count < training.count
         result[number.name] = replace(number, mean=mean, scale=scale, limited=standard, indicator=indicator)
-    return result
+    return result, {name: moments[name].count for name in usable}
 
 
 @dataclass(frozen=True)

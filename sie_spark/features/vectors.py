@@ -6,14 +6,14 @@ additions is repeated in numpy, so that a row encoded without Spark has the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column
 
 BLOCK = 8  # Spark adds eight products, left to right, before it adds them to the running sum
 
@@ -59,10 +59,6 @@ class Vector:
     def outputs(self) -> list[str]:
         """Names of its entries of ``dense``."""
         return [f"{self.name}_missing"] if self.indicator else []
-
-    def with_indicator(self, rows: DataFrame) -> Vector:
-        """The same, with an indicator where one of the training rows lacks a vector that can be used."""
-        return replace(self, indicator=not rows.where(self.source().isNull()).isEmpty())
 
     @property
     def width(self) -> int:
