@@ -6,7 +6,8 @@ Each size runs in a process of its own, in a warm session: a log of a million go
 for HotSpot goes on compiling for that long. One JSON line a measure: measure, value, bar, holds, runs, note.
 Bars: (ingest + samples + encode) / (read + Delta write) <= 4; seconds a row, large / small <= 1.1; spilled
 bytes a row, large / small <= 1.2; the large log ends within the heap; no Python UDF in any plan. Spill and
-shuffle of every stage are printed too.
+shuffle of every stage are printed too, and what the path would take if it did nothing but write: the plain copy,
+which ingest cannot do without, and a copy of each table that comes out, from Parquet and without statistics.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 STAGES = ("ingest", "samples", "encode")
+COPIES = {f"copy of {table}": table for table in ("events", "impressions", "samples")}  # what they write
 WARM = 1_000_000  # impressions of the log that nothing is measured on
 PYTHON = re.compile(r"BatchEvalPython|ArrowEvalPython|MapInArrow|MapInPandas|FlatMapGroupsIn|PythonUDF")
 # the trivago feature set, over the simulator's columns: ids, context, price in its list, session history
@@ -109,8 +111,12 @@ def measure(rows: int, options: argparse.Namespace) -> dict[str, Any]:
         shutil.rmtree(target, ignore_errors=True)
         spark.read.schema(ddl).json(str(raw)).write.format("delta").save(str(target))
 
+    def copied(table: str, target: Path) -> None:
+        writer = spark.read.format("delta").load(table).write.format("delta")
+        writer.option("delta.dataSkippingNumIndexedCols", "0").save(str(target))
+
     try:
-        seconds: dict[str, list[float]] = {name: [] for name in (*STAGES, "plain")}
+        seconds: dict[str, list[float]] = {name: [] for name in ("plain", *STAGES, *COPIES)}
         records = 0
         for number, runs, measured in ((WARM, 1, False), (rows, options.runs, True)):
             home = folder / f"home-{number}"
@@ -124,6 +130,8 @@ def measure(rows: int, options: argparse.Namespace) -> dict[str, Any]:
                 for name in STAGES:
                     part = "features" if name == "encode" else "clickstream"
                     actions[name] = partial(importlib.import_module(f"sie_spark.{part}.{name}").run, ctx)
+                for name, table in COPIES.items():
+                    actions[name] = partial(copied, ctx.catalog.path(table), root / name)
                 for name, action in actions.items():
                     took = timed(name if measured else "warm", action)
                     if measured:
@@ -203,6 +211,10 @@ def main() -> None:
         whole = sum(middle[name] for name in STAGES)
         parts = ", ".join(f"{name} {middle[name]:.1f} s" for name in (*STAGES, "plain"))
         say(f"path / plain copy, {size}", whole / middle["plain"], 4.0, found["runs"], parts)
+        floor = sum(middle[name] for name in ("plain", *COPIES))
+        parts = ", ".join(f"{name} {middle[name]:.1f} s" for name in COPIES)
+        say(f"writing alone / plain copy, {size}", floor / middle["plain"], None, found["runs"], parts)
+        say(f"path / writing alone, {size}", whole / floor, None, found["runs"], "")
         for name, counted in found["bytes"].items():
             for kind, value in counted.items():
                 say(

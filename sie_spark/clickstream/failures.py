@@ -124,7 +124,9 @@ def explain(error: Exception, source: str) -> SourceError:
         if any(word in text for word in words):
             return SourceError(message.format(**place), remedy=remedy)
     return SourceError(
-        f"{where}: cannot be read: {first}", remedy="check the path, its format and its columns"
+        f"{where}: cannot be read, or not as the data set's YAML says: {first}",
+        remedy="check the file and source.format; where it is about a value, the expressions of dataset.columns and"
+        " rules: functions named try_ (try_parse_json, try_to_binary) give null instead",
     )
 
 

@@ -68,6 +68,7 @@ def test_one_name_in_two_cases_is_refused(make_context, tmp_path: Path) -> None:
     [
         ("json", {}, {"stay": "interval 1 second"}, "dataset.columns has a type that a table cannot hold"),
         ("json", {}, {"tags": "array()"}, "dataset.columns has a type that a table cannot hold"),
+        ("json", {}, {"any": "parse_json(i)"}, "as the data set's YAML says: Unrecognized token 'a'"),
         ("csv", {"header": "true", "encoding": "windows-1252"}, {}, "source.options.encoding"),
     ],
 )
