@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, MapType, StructType
+from pyspark.sql.types import ArrayType, MapType, NumericType, StringType, StructType
 
 from sie_spark.clickstream.failures import nearest
 from sie_spark.platform.config import Dataset
@@ -94,7 +94,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     }
     there = {*INTERNAL, *context, *names, "list_id", "position"} - {"event_type"}
     extra = [name for name in carried if name not in there]
-    return frame.select(
+    rows = frame.select(
         F.col("_impression_id").alias("impression_id"),
         "event_id",
         F.col("_list_id").cast("string").alias("list_id"),
@@ -105,6 +105,35 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
         "sampling_rate",
         *[F.col(name).alias(f"_m_{name}") for name in extra],
     )
+    _check_used(rows, events, dataset)
+    return rows
+
+
+def _check_used(rows: DataFrame, events: DataFrame, dataset: Dataset) -> None:
+    """What settings name of an impression must be there: a wrong group would give intervals that are too narrow."""
+    ranked = dataset.impressions.list_relative
+    used = {
+        "impressions.list_relative": ranked,
+        "history.rates": dataset.history.rates,
+        "group": [dataset.group] if dataset.group else [],
+    }
+    for setting, names in used.items():
+        for name in names:
+            if name not in rows.columns:
+                there = [one for one in rows.columns if not one.startswith("_")]
+                raise ConfigError(
+                    f"dataset.{setting}: an impression has no column '{name}'",
+                    remedy=f"add '{name}' to dataset.impressions.context, which carries it to every impression"
+                    if name in events.columns
+                    else nearest(name, there),
+                )
+    for name in ranked:
+        kind = rows.schema[name].dataType
+        if not isinstance(kind, (NumericType, StringType)):
+            raise ConfigError(
+                f"dataset.impressions.list_relative: column '{name}' is {kind.simpleString()[:120]}, not a number",
+                remedy=f"cast it to a number in dataset.columns.{name}",
+            )
 
 
 def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:

@@ -340,6 +340,33 @@ def test_items_are_an_array_of_ids_and_may_name_their_positions(spark) -> None:
         lists(items="ids", position="seq")
 
 
+@pytest.mark.parametrize(
+    ("changed", "said", "remedy"),
+    [
+        (
+            {"impressions": {"list_relative": ["prise"]}},
+            "impressions.list_relative: .* no column 'prise'",
+            "'price'",
+        ),
+        (
+            {"impressions": {"list_relative": ["key"]}},
+            "impressions.list_relative: .* no column 'key'",
+            "context",
+        ),
+        ({"impressions": {"list_relative": ["tags"], "context": ["tags"]}}, "'tags' is array<int>", "cast"),
+        ({"history": {"rates": ["itemid"]}}, "history.rates: .* no column 'itemid'", "'item_id'"),
+        ({"group": "sesion_id"}, "dataset.group: .* no column 'sesion_id'", "'session_id'"),
+    ],
+)
+def test_what_an_impression_lacks_is_named(spark, changed: dict, said: str, remedy: str) -> None:
+    events = spark.sql(ONE_LIST).selectExpr("*", "array(1.5) AS prices", "1 AS key", "array(1) AS tags")
+    impressions = {"items": "ids", "parallel": {"price": "prices"}} | changed.pop("impressions", {})
+    dataset = Dataset(name="t", columns={"event_type": "x"}, impressions=impressions, **changed)
+    with pytest.raises(ConfigError, match=said) as error:
+        shown(events, dataset, [])
+    assert remedy in error.value.remedy
+
+
 def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: Path) -> None:
     """Shown and clicked on both days; the purchase belongs to the second click, whatever is rebuilt."""
     history = {"types": [], "session": False, "rates": ["item_id"], "rate_strength": 2.0}
