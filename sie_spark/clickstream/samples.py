@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream import timeline
-from sie_spark.clickstream.attribution import click_delay, clicks, conversions
+from sie_spark.clickstream.attribution import CLICK, click_delay, clicks, conversions
 from sie_spark.clickstream.days import Facts, event_facts, facts_by_date, label_counts, refresh_daily_counts
 from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
@@ -55,7 +55,7 @@ USED = (
     "position",
     "click",
     "conversion",
-    "_click_ts",
+    *CLICK,
     SESSION,
 )
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
@@ -185,8 +185,11 @@ def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
     attribution = dataset.impressions.conversion_event
     if attribution is None:
         return rows.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
-    if "_click_ts" not in rows.columns:
-        rows = rows.withColumn("_click_ts", F.lit(None).cast("timestamp"))
+    if CLICK[0] not in rows.columns:
+        unknown = {
+            name: F.lit(None).cast(kind) for name, kind in zip(CLICK, ("timestamp", "bigint"), strict=True)
+        }
+        rows = rows.withColumns(unknown)
     return conversions(rows, near, attribution)
 
 

@@ -1,0 +1,36 @@
+"""Times and sequence numbers at their edges: ties, limits of windows and gaps, what is remembered."""
+
+from pathlib import Path
+
+import pytest
+
+from sie_spark.clickstream import ingest, samples
+from tests.clickstream.logs import START, event, settings, write
+from tests.clickstream.test_samples import SHOP, read_shop
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_purchase_at_the_time_of_the_click_is_judged_by_the_clicks_sequence(
+    make_context, tmp_path: Path, shared: bool
+) -> None:
+    """The impression's own number says nothing of it: sequences may begin anew, and others lie in between."""
+    log = write(
+        tmp_path / "log.json",
+        event("before", kind="shown", step=5),
+        event("b1", kind="buy", ts=START + 60, step=6),
+        event("c1", kind="click", ts=START + 60, step=7),
+        event("after", kind="shown", step=10, item="i2"),
+        event("c2", kind="click", ts=START + 60, step=2, item="i2"),
+        event("b2", kind="buy", ts=START + 60, step=3, item="i2"),
+    )
+    match = ["session_id" if shared else "user_id", "item_id"]
+    sold = {**SHOP["impressions"]["conversion_event"], "match": match}
+    shop = {**SHOP, "impressions": {**SHOP["impressions"], "conversion_event": sold}}
+    ctx = make_context(settings(log, **shop))
+    assert samples.timeline.fits(ctx.config.dataset) == shared
+    ingest.run(ctx)
+    samples.run(ctx)
+    found = {key: (row["click"], row["conversion"]) for key, row in read_shop(ctx).items()}
+    assert found == {"before": (1, 0), "after": (1, 1)}
