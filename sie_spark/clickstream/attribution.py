@@ -142,7 +142,7 @@ def converted() -> dict[str, Column]:
 
 def in_window(first: Column, second: Column, settings: Attribution) -> Column:
     """Whether the second time lies at most the attribution's window after the first, to the microsecond."""
-    micros = F.lit(int(settings.window_hours * 3_600_000_000))
+    micros = F.lit(round(settings.window_hours * 3_600_000_000))
     return F.unix_micros(second) - F.unix_micros(first) <= micros
 
 

@@ -330,7 +330,7 @@ def _mature(newest: str | None, hours: float) -> Column:
     if newest is None:
         return F.lit(True)
     age = F.unix_micros(F.lit(newest).cast("timestamp")) - F.unix_micros("event_ts")
-    return F.coalesce(age >= F.lit(int(hours * 3_600_000_000)), F.lit(True))
+    return F.coalesce(age >= F.lit(round(hours * 3_600_000_000)), F.lit(True))
 
 
 def _totals(counted: Facts) -> dict[str, Any]:

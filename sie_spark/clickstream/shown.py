@@ -28,7 +28,7 @@ def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
     someone = F.coalesce("user_id", F.concat(F.lit("\u0000"), F.col("event_id")))
     ordered = Window.partitionBy(someone).orderBy("event_ts", _sequence(), "event_id")
     since = F.unix_micros("event_ts") - F.unix_micros(F.lag("event_ts").over(ordered))
-    frame = events.withColumn("_starts", since.isNull() | (since > int(gap_minutes * 60_000_000)))
+    frame = events.withColumn("_starts", since.isNull() | (since > round(gap_minutes * 60_000_000)))
     start = F.last(F.when(F.col("_starts"), F.col("event_ts")), ignorenulls=True).over(
         ordered.rowsBetween(Window.unboundedPreceding, 0)
     )

@@ -34,3 +34,27 @@ def test_a_purchase_at_the_time_of_the_click_is_judged_by_the_clicks_sequence(
     samples.run(ctx)
     found = {key: (row["click"], row["conversion"]) for key, row in read_shop(ctx).items()}
     assert found == {"before": (1, 0), "after": (1, 1)}
+
+
+def test_limits_that_are_no_round_binary_numbers_are_kept_to_the_microsecond(
+    make_context, tmp_path: Path
+) -> None:
+    """0.29 hours are 1,044 s and 2.01 minutes 120.6 s; cut off instead of rounded, both miss a microsecond."""
+    at = lambda micros: START * 1_000_000 + micros  # noqa: E731
+    log = write(
+        tmp_path / "log.json",
+        event("first", kind="shown", ts=at(0)),
+        event("joined", kind="shown", ts=at(120_600_000), item="i2"),
+        event("cut", kind="shown", ts=at(241_200_001), item="i3"),
+        event("in", kind="click", ts=at(1_044_000_000)),
+        event("out", kind="click", ts=at(120_600_000 + 1_044_000_001), item="i2"),
+    )
+    click = {"event": "event_type = 'click'", "match": ["user_id", "item_id"], "window_hours": 0.29}
+    impressions = {"event": "event_type = 'shown'", "click_event": click, "session_gap_minutes": 2.01}
+    shop = {"impressions": impressions, "history": {"types": ["shown"]}}
+    shop["event_time"] = {"expression": "ts", "format": "epoch_micros"}
+    ctx = make_context(settings(log, **shop))
+    ingest.run(ctx)
+    samples.run(ctx)
+    found = {key: (row["hist_session_events"], row["click"]) for key, row in read_shop(ctx).items()}
+    assert found == {"first": (0, 1), "joined": (1, 0), "cut": (0, 0)}
