@@ -58,3 +58,21 @@ def test_limits_that_are_no_round_binary_numbers_are_kept_to_the_microsecond(
     samples.run(ctx)
     found = {key: (row["hist_session_events"], row["click"]) for key, row in read_shop(ctx).items()}
     assert found == {"first": (0, 1), "joined": (1, 0), "cut": (0, 0)}
+
+
+@pytest.mark.parametrize("kind", ["shown", "view"])  # one that is remembered itself, and one that is not
+def test_recent_items_are_the_last_items_whatever_lay_between(
+    make_context, tmp_path: Path, kind: str
+) -> None:
+    viewed = [event(f"v{n}", ts=START + 60 * n, item=f"i{n}", step=None) for n in range(4)]
+    searched = [event(f"q{n}", kind="search", ts=START + 150 + n, item=None, step=None) for n in range(5)]
+    shown = event("now", kind=kind, ts=START + 600, item="i9", step=None)
+    impressions = {"event": "key = 'now'"}
+    if kind == "view":  # labels and history in one shuffle
+        impressions["click_event"] = {"event": "event_type = 'click'", "match": ["session_id", "item_id"]}
+    history = {"types": ["view", "search"], "recent_items": 3}
+    log = write(tmp_path / "log.json", *viewed, *searched, shown)
+    ctx = make_context(settings(log, impressions=impressions, history=history))
+    ingest.run(ctx)
+    samples.run(ctx)
+    assert read_shop(ctx)["now"]["recent_items"] == ["i3", "i2", "i1"]
