@@ -162,9 +162,8 @@ def build(
         rows = timeline.labelled_with_history(rows, near, dataset, within if one_row else None)
     else:
         rows = _labelled(clicked, near, dataset)
-        sessions = dataset.kind == "events" or (
-            dataset.kind == "impressions" and "session_id" in dataset.columns
-        )
+        given = "session_id" in dataset.columns or settings.session_gap_minutes is not None
+        sessions = dataset.kind == "events" or (dataset.kind == "impressions" and given)
         remembers = remembers and sessions
         if remembers:
             rows = with_history(rows, near, history)

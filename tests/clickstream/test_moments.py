@@ -76,3 +76,20 @@ def test_recent_items_are_the_last_items_whatever_lay_between(
     ingest.run(ctx)
     samples.run(ctx)
     assert read_shop(ctx)["now"]["recent_items"] == ["i3", "i2", "i1"]
+
+
+def test_labelled_impressions_have_the_history_of_sessions_that_are_cut(make_context, tmp_path: Path) -> None:
+    times = [0, 600, 1200, 3001]
+    log = write(
+        tmp_path / "log.json", *[event(str(n), ts=START + ts, step=None) for n, ts in enumerate(times)]
+    )
+    columns = {"label": "0", "user_id": "user", "item_id": "item", "key": "id"}
+    impressions = {"session_gap_minutes": 30}
+    history = {"types": ["impression"], "recent_items": 2}
+    chosen = {"kind": "impressions", "columns": columns, "impressions": impressions, "history": history}
+    ctx = make_context(settings(log, **chosen))
+    ingest.run(ctx)
+    samples.run(ctx)
+    found = read_shop(ctx)
+    assert [found[str(n)]["hist_session_events"] for n in range(4)] == [0, 1, 2, 0]
+    assert found["2"]["recent_items"] == ["i1", "i1"]
