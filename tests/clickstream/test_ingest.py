@@ -140,6 +140,29 @@ def test_an_id_sent_again_with_another_days_time(make_context, tmp_path: Path) -
     assert held == {("a", "2024-03-01"), ("b", "2024-03-01"), ("c", "2024-03-04")}
 
 
+@pytest.mark.parametrize(("days", "stay"), [(0, [1, 2, 3, 4, 6]), (1, [1, 3, 6]), (2, [1, 4])])
+def test_a_batch_of_many_dates_gives_what_each_date_gives(
+    make_context, tmp_path: Path, days: int, stay: list[int]
+) -> None:
+    """Numbers that begin anew every day are other events, in one delivery as in several."""
+    sent = [event("x", ts=START + day * DAY + second) for day in (5, 0, 3, 1, 2) for second in (0, 1)]
+    log = write(tmp_path / "log.json", *sent, event("y"))
+    whole = make_context(settings(log, dedup_days=days))
+    result = ingest.run(whole).rows
+    assert (result.read, result.kept) == (11, len(stay) + 1)
+    dated = tmp_path / "dated"
+    for day in (1, 2, 3, 4, 6):
+        asked = {"run": {"date_from": f"2024-03-0{day}", "date_to": f"2024-03-0{day}"}}
+        ingest.run(make_context(settings(log, dedup_days=days) | asked, root=dated))
+    for root in (None, dated):
+        ctx = make_context(settings(log, dedup_days=days), root=root)
+        held = [row["event_date"].day for row in rows(ctx.catalog.read("events").where("key = 'x'"))]
+        assert sorted(held) == stay
+    # what else came of the old date does not widen the search
+    late = write(tmp_path / "late.json", event("x", ts=START + 20 * DAY), event("z"), event("y"))
+    assert ingest.run(make_context(settings(late, dedup_days=days))).rows.kept == 2
+
+
 @pytest.mark.parametrize("moment", ["stage", "quarantine", "ledger"])
 def test_killed_anywhere_and_run_again(make_context, tmp_path: Path, monkeypatch, moment: str) -> None:
     log = write(

@@ -337,7 +337,7 @@ class Dataset(Settings):
         0,
         ge=0,
         le=CENTURY,
-        description="ids are looked for so many days before and after a batch's dates too, for sources that send "
+        description="an id is looked for so many days before and after its own date too, for sources that send "
         "a record again with another time; costs a look at those days' ids",
     )
     sampling_rate: str | None = Field(
