@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import date, timedelta
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_h
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
     SESSION,
+    carried_columns,
     list_relative,
     packed,
     select_events,
@@ -40,7 +42,7 @@ from sie_spark.platform.catalog import metadata, retried
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError
+from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 
@@ -58,6 +60,7 @@ USED = (
     *CLICK,
     SESSION,
 )
+MADE_BY = ("state", "impressions-settings")
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
 
@@ -76,11 +79,12 @@ def run(ctx: Context) -> StageResult:
     catalog = ctx.catalog
     source = catalog.ref("events")
     version, table = source.version, catalog.identity("events")
-    mapping = settings_digest(ctx)
+    mapping = settings_digest(ctx.config.dataset, catalog.read("events", version=version).columns)
     fingerprint = ctx.fingerprint(JOB, mapping=mapping, table=table, events=version, dates=_asked(ctx))
     state = _state(ctx)
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
+    _check_asked(ctx, mapping)
     with session_settings(ctx.spark, EXPRESSIONS):
         events = catalog.read("events", version=version)
         outcomes = _outcomes(ctx.config.dataset, events)
@@ -94,6 +98,11 @@ def run(ctx: Context) -> StageResult:
                 "table events holds no row: nothing was ingested but rejected records",
                 remedy="look at table quarantine: every row says why it was rejected",
             )
+        if not _restrict(ctx, have) and not catalog.exists("impressions"):
+            raise DataError(
+                f"none of the {len(have)} date(s) of table events ({have[0]} to {have[-1]}) lies in the asked dates",
+                remedy="check run.date_from and run.date_to",
+            )
         now = {"mapping": mapping, "table": table, "events": version, "newest": newest}
         stale = _stale(ctx, state, now, have)
         _warn_of_rates(ctx, have)
@@ -101,6 +110,8 @@ def run(ctx: Context) -> StageResult:
             dates = _written(ctx, _restrict(ctx, have), events, newest, fingerprint, everything=True)
         else:
             dates = _written(ctx, _restrict(ctx, stale), events, newest, fingerprint, everything=False)
+        if _made_by(ctx) != mapping:
+            ctx.root.write_bytes(mapping.encode(), *MADE_BY)
         if ctx.config.dataset.history.rates:
             refresh_daily_counts(ctx)
         counted = facts_by_date(ctx, "impressions", catalog.version("impressions"), label_counts)
@@ -225,10 +236,27 @@ def _warn_of_rates(ctx: Context, have: list[str]) -> None:
         )
 
 
-def settings_digest(ctx: Context) -> str:
-    """The settings that impressions depend on."""
-    options = ctx.config.dataset.options()
-    return digest({name: options[name] for name in SETTINGS})
+def settings_digest(dataset: Dataset, columns: Sequence[str]) -> str:
+    """The settings that impressions depend on; where they take over all event columns, these too."""
+    options = dataset.options()
+    chosen = {name: options[name] for name in SETTINGS}
+    carried = carried_columns(dataset, columns)
+    return digest(chosen if carried == dataset.impressions.context else {**chosen, "carried": carried})
+
+
+def _check_asked(ctx: Context, mapping: str) -> None:
+    """Some dates made anew beside others of other settings would be one table of two meanings."""
+    if any(_asked(ctx)) and ctx.catalog.exists("impressions") and _made_by(ctx) not in (None, mapping):
+        raise ConfigError(
+            f"the settings that impressions are made by ({', '.join(SETTINGS)}, or the columns they take over) changed"
+            " since table impressions was made: run.date_from and run.date_to would leave its other dates as they were",
+            remedy="leave out the dates: all of them are made anew",
+        )
+
+
+def _made_by(ctx: Context) -> str | None:
+    """The settings that table ``impressions`` was made by, where they are known."""
+    return read_bytes(ctx.root.path(*MADE_BY)).decode() if ctx.root.exists(*MADE_BY) else None
 
 
 def _written(
