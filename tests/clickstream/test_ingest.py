@@ -330,6 +330,18 @@ def test_a_whole_delivery_with_a_new_column_is_quarantined_where_asked(make_cont
         samples.run(ctx)
 
 
+def test_a_column_of_nulls_is_there_and_one_that_never_came_is_not(make_context, tmp_path: Path) -> None:
+    records = [event(str(n), price=None) for n in range(ingest.ENOUGH_ROWS)]
+    log = write(tmp_path / "nulls.json", *records)
+    ctx = make_context(settings(log, source={"on_new_column": "refuse"}))
+    assert ingest.run(ctx).rows.kept == len(records)
+    for record in records:
+        del record["price"]
+    log = write(tmp_path / "absent.json", *records)
+    with pytest.raises(SourceError, match="declared column.* price are in none of its records"):
+        ingest.run(make_context(settings(log), root=tmp_path / "other"))
+
+
 def test_records_without_a_key_are_told_apart_by_all_they_hold(make_context, tmp_path: Path) -> None:
     log = write(tmp_path / "log.json", event(None, price=1.0), event(None, price=2.0), event(None, price=2.0))
     result = ingest.run(make_context(settings(log)))
