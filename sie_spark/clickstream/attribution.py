@@ -11,8 +11,15 @@ from sie_spark.clickstream.shown import select_events
 from sie_spark.platform.config import Attribution
 from sie_spark.platform.errors import ConfigError
 
+Moment = tuple[str, str]  # columns: a time, and the number that orders events of that time
 PEOPLE = ("user_id", "session_id", "list_id")
-SIDE, AT, NEXT = "_side", "_at", "_next"
+SIDE, AT, NTH, NEXT = "_side", "_at", "_nth", "_next"
+IMPRESSION, CLICK, FROM = (
+    ("event_ts", "seq"),
+    ("_click_ts", "_click_seq"),
+    ("_from_ts", "_from_seq"),
+)  # moments
+BOUGHT = ("_bought_ts", "_bought_seq")
 
 
 def check_match(events: DataFrame, settings: Attribution, setting: str) -> None:
@@ -38,15 +45,17 @@ def outcomes_of(events: DataFrame, settings: Attribution, setting: str) -> DataF
     condition = there[0]
     for test in there[1:]:
         condition = condition & test
-    return chosen.where(condition).select(*settings.match, F.col("event_ts").alias(AT), "seq")
+    return chosen.where(condition).select(
+        *settings.match, F.col("event_ts").alias(AT), F.col("seq").alias(NTH)
+    )
 
 
 def attribute(
-    rows: DataFrame, outcomes: DataFrame, settings: Attribution, *, at: str, result: str
+    rows: DataFrame, outcomes: DataFrame, settings: Attribution, *, at: Moment, result: Moment
 ) -> DataFrame:
-    """Give each row the time of the first outcome that belongs to it.
+    """Give each row the moment of the first outcome that belongs to it.
 
-    An outcome belongs to the latest row before it (or at the same time) with equal match columns, within
+    An outcome belongs to the latest row before it (or at the same moment) with equal match columns, within
     the window. One shuffle and no join: rows and outcomes are sorted together, and a row's outcome is what
     follows it directly.
 
@@ -55,9 +64,9 @@ def attribute(
     Parameters
     ----------
     at:
-        column of ``rows`` with the time from which the window runs.
+        columns of ``rows`` with the time from which the window runs and the number that orders equal times.
     result:
-        name of the new timestamp column.
+        names of the two new columns.
     """
     keys = [f"_k{index}" for index in range(len(settings.match))]
     held = {name: held_column(rows, name) for name in settings.match}
@@ -70,34 +79,35 @@ def attribute(
             )
             for key, name in zip(keys, settings.match, strict=True)
         ],
-        F.col(at).alias(AT),
+        F.col(at[0]).alias(AT),
+        F.col(at[1]).alias(NTH),
         F.lit(0).alias(SIDE),
     )
     right = outcomes.select(
         *[F.col(name).cast("string").alias(key) for key, name in zip(keys, settings.match, strict=True)],
         AT,
-        "seq",
+        NTH,
         F.lit(1).alias(SIDE),
     )
     tie = F.desc(SIDE) if settings.strictly_later else F.asc(SIDE)
-    order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col("seq"), F.lit(0)), tie, "impression_id")
-    following = F.lead(F.struct(SIDE, AT)).over(order)
+    order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col(NTH), F.lit(0)), tie, "impression_id")
+    following = F.lead(F.struct(SIDE, AT, NTH)).over(order)
     united = left.unionByName(right, allowMissingColumns=True).withColumn(NEXT, following)
     near = (F.col(f"{NEXT}.{SIDE}") == 1) & in_window(F.col(AT), F.col(f"{NEXT}.{AT}"), settings)
-    found = united.where(F.col(SIDE) == 0).withColumn(result, F.when(near, F.col(f"{NEXT}.{AT}")))
-    return found.select(*rows.columns, result)
+    moment = {name: F.when(near, F.col(NEXT)[part]) for name, part in zip(result, (AT, NTH), strict=True)}
+    return united.where(F.col(SIDE) == 0).withColumns(moment).select(*rows.columns, *result)
 
 
 def clicks(rows: DataFrame, events: DataFrame, settings: Attribution) -> DataFrame:
-    """``click`` from click events; adds ``_click_ts``."""
+    """``click`` from click events; adds CLICK."""
     found = attribute(
         rows,
         outcomes_of(events, settings, "impressions.click_event"),
         settings,
-        at="event_ts",
-        result="_click_ts",
+        at=IMPRESSION,
+        result=CLICK,
     )
-    return found.withColumn("click", F.col("_click_ts").isNotNull().cast("int"))
+    return found.withColumn("click", F.col(CLICK[0]).isNotNull().cast("int"))
 
 
 def conversions(rows: DataFrame, events: DataFrame, settings: Attribution) -> DataFrame:
@@ -108,19 +118,31 @@ def conversions(rows: DataFrame, events: DataFrame, settings: Attribution) -> Da
     """
     outcomes = outcomes_of(events, settings, "impressions.conversion_event")
     can = F.coalesce(F.col("click"), F.lit(1)) == 1
-    rows = rows.withColumn("_from", F.coalesce("_click_ts", "event_ts"))
-    found = attribute(rows.where(can), outcomes, settings, at="_from", result="_bought")
-    others = rows.where(~can).withColumn("_bought", F.lit(None).cast("timestamp"))
-    both = found.unionByName(others)
-    delay = seconds_between(F.col("_from"), F.col("_bought"))
-    return both.withColumns(
-        {"conversion": F.col("_bought").isNotNull().cast("int"), "conversion_delay_s": delay}
-    ).drop("_from", "_bought")
+    rows = rows.withColumns(clicked_or_shown())
+    found = attribute(rows.where(can), outcomes, settings, at=FROM, result=BOUGHT)
+    both = found.unionByName(rows.where(~can), allowMissingColumns=True)
+    return both.withColumns(converted()).drop(*FROM, *BOUGHT)
+
+
+def clicked_or_shown(shown: Moment = IMPRESSION) -> dict[str, Column]:
+    """The moment from which a purchase may follow: the click's, or the row's own where no click is known."""
+    known = F.col(CLICK[0]).isNotNull()
+    return {
+        name: F.when(known, F.col(click)).otherwise(F.col(own))
+        for name, click, own in zip(FROM, CLICK, shown, strict=True)
+    }
+
+
+def converted() -> dict[str, Column]:
+    """``conversion`` and ``conversion_delay_s`` of rows that have FROM and BOUGHT."""
+    bought = F.col(BOUGHT[0])
+    delay = seconds_between(F.col(FROM[0]), bought)
+    return {"conversion": bought.isNotNull().cast("int"), "conversion_delay_s": delay}
 
 
 def in_window(first: Column, second: Column, settings: Attribution) -> Column:
     """Whether the second time lies at most the attribution's window after the first, to the microsecond."""
-    micros = F.lit(int(settings.window_hours * 3_600_000_000))
+    micros = F.lit(round(settings.window_hours * 3_600_000_000))
     return F.unix_micros(second) - F.unix_micros(first) <= micros
 
 
@@ -131,8 +153,8 @@ def seconds_between(first: Column, second: Column) -> Column:
 
 def click_delay(columns: Sequence[str]) -> Column:
     """Whole seconds from an impression to its click, of rows in the making or of impressions; null if unknown."""
-    if "_click_ts" in columns:
-        return seconds_between(F.col("event_ts"), F.col("_click_ts"))
+    if CLICK[0] in columns:
+        return seconds_between(F.col("event_ts"), F.col(CLICK[0]))
     return F.col("click_delay_s") if "click_delay_s" in columns else F.lit(None).cast("bigint")
 
 

@@ -303,13 +303,13 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
     new = {"quarantine": batch.distinct_rejected, "events": batch.distinct_accepted}
     touched = batch.accepted_dates
     looked_at = around(batch.accepted_dates, dataset.dedup_days)
-    for name, rows, staged_rows, key, dates in (
-        ("quarantine", rejected, batch.rejected, "record_id", batch.rejected_dates),
-        ("events", accepted, batch.accepted, "event_id", looked_at),
+    for name, rows, staged_rows, key, dates, days in (
+        ("quarantine", rejected, batch.rejected, "record_id", batch.rejected_dates, 0),
+        ("events", accepted, batch.accepted, "event_id", looked_at, dataset.dedup_days),
     ):
         made = ensure(catalog, name, rows.schema, layout=dataset.layout)
         if dates and not made:
-            by_date = new_by_date(catalog, staged_rows, name, key=key, where=dates_in(dates))
+            by_date = new_by_date(catalog, staged_rows, name, key=key, where=dates_in(dates), days=days)
             new[name] = sum(by_date.values())
             touched = sorted(by_date) if name == "events" else touched
     kept, quarantined = new["events"], new["quarantine"]
@@ -329,6 +329,7 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
             "quarantine",
             key="record_id",
             dates=batch.rejected_dates,
+            days=0,
             stamp=metadata(job=JOB, **stamp),
         )
     if kept:
@@ -338,6 +339,7 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
             "events",
             key="event_id",
             dates=looked_at,
+            days=dataset.dedup_days,
             stamp=metadata(job=JOB, dates=json.dumps(touched), **stamp),
         )
     # another job may have inserted some of them in between: they are duplicates of this run then

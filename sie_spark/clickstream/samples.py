@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import date, timedelta
 from functools import partial
 from typing import Any
@@ -11,12 +12,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream import timeline
-from sie_spark.clickstream.attribution import click_delay, clicks, conversions
+from sie_spark.clickstream.attribution import CLICK, click_delay, clicks, conversions
 from sie_spark.clickstream.days import Facts, event_facts, facts_by_date, label_counts, refresh_daily_counts
 from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
     SESSION,
+    carried_columns,
     list_relative,
     packed,
     select_events,
@@ -40,7 +42,7 @@ from sie_spark.platform.catalog import metadata, retried
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError
+from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 
@@ -55,9 +57,10 @@ USED = (
     "position",
     "click",
     "conversion",
-    "_click_ts",
+    *CLICK,
     SESSION,
 )
+MADE_BY = ("state", "impressions-settings")
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
 
@@ -76,11 +79,12 @@ def run(ctx: Context) -> StageResult:
     catalog = ctx.catalog
     source = catalog.ref("events")
     version, table = source.version, catalog.identity("events")
-    mapping = settings_digest(ctx)
+    mapping = settings_digest(ctx.config.dataset, catalog.read("events", version=version).columns)
     fingerprint = ctx.fingerprint(JOB, mapping=mapping, table=table, events=version, dates=_asked(ctx))
     state = _state(ctx)
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
+    _check_asked(ctx, mapping)
     with session_settings(ctx.spark, EXPRESSIONS):
         events = catalog.read("events", version=version)
         outcomes = _outcomes(ctx.config.dataset, events)
@@ -94,6 +98,11 @@ def run(ctx: Context) -> StageResult:
                 "table events holds no row: nothing was ingested but rejected records",
                 remedy="look at table quarantine: every row says why it was rejected",
             )
+        if not _restrict(ctx, have) and not catalog.exists("impressions"):
+            raise DataError(
+                f"none of the {len(have)} date(s) of table events ({have[0]} to {have[-1]}) lies in the asked dates",
+                remedy="check run.date_from and run.date_to",
+            )
         now = {"mapping": mapping, "table": table, "events": version, "newest": newest}
         stale = _stale(ctx, state, now, have)
         _warn_of_rates(ctx, have)
@@ -101,6 +110,8 @@ def run(ctx: Context) -> StageResult:
             dates = _written(ctx, _restrict(ctx, have), events, newest, fingerprint, everything=True)
         else:
             dates = _written(ctx, _restrict(ctx, stale), events, newest, fingerprint, everything=False)
+        if _made_by(ctx) != mapping:
+            ctx.root.write_bytes(mapping.encode(), *MADE_BY)
         if ctx.config.dataset.history.rates:
             refresh_daily_counts(ctx)
         counted = facts_by_date(ctx, "impressions", catalog.version("impressions"), label_counts)
@@ -162,9 +173,8 @@ def build(
         rows = timeline.labelled_with_history(rows, near, dataset, within if one_row else None)
     else:
         rows = _labelled(clicked, near, dataset)
-        sessions = dataset.kind == "events" or (
-            dataset.kind == "impressions" and "session_id" in dataset.columns
-        )
+        given = "session_id" in dataset.columns or settings.session_gap_minutes is not None
+        sessions = dataset.kind == "events" or (dataset.kind == "impressions" and given)
         remembers = remembers and sessions
         if remembers:
             rows = with_history(rows, near, history)
@@ -185,8 +195,11 @@ def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
     attribution = dataset.impressions.conversion_event
     if attribution is None:
         return rows.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
-    if "_click_ts" not in rows.columns:
-        rows = rows.withColumn("_click_ts", F.lit(None).cast("timestamp"))
+    if CLICK[0] not in rows.columns:
+        unknown = {
+            name: F.lit(None).cast(kind) for name, kind in zip(CLICK, ("timestamp", "bigint"), strict=True)
+        }
+        rows = rows.withColumns(unknown)
     return conversions(rows, near, attribution)
 
 
@@ -223,10 +236,27 @@ def _warn_of_rates(ctx: Context, have: list[str]) -> None:
         )
 
 
-def settings_digest(ctx: Context) -> str:
-    """The settings that impressions depend on."""
-    options = ctx.config.dataset.options()
-    return digest({name: options[name] for name in SETTINGS})
+def settings_digest(dataset: Dataset, columns: Sequence[str]) -> str:
+    """The settings that impressions depend on; where they take over all event columns, these too."""
+    options = dataset.options()
+    chosen = {name: options[name] for name in SETTINGS}
+    carried = carried_columns(dataset, columns)
+    return digest(chosen if carried == dataset.impressions.context else {**chosen, "carried": carried})
+
+
+def _check_asked(ctx: Context, mapping: str) -> None:
+    """Some dates made anew beside others of other settings would be one table of two meanings."""
+    if any(_asked(ctx)) and ctx.catalog.exists("impressions") and _made_by(ctx) not in (None, mapping):
+        raise ConfigError(
+            f"the settings that impressions are made by ({', '.join(SETTINGS)}, or the columns they take over) changed"
+            " since table impressions was made: run.date_from and run.date_to would leave its other dates as they were",
+            remedy="leave out the dates: all of them are made anew",
+        )
+
+
+def _made_by(ctx: Context) -> str | None:
+    """The settings that table ``impressions`` was made by, where they are known."""
+    return read_bytes(ctx.root.path(*MADE_BY)).decode() if ctx.root.exists(*MADE_BY) else None
 
 
 def _written(
@@ -327,7 +357,7 @@ def _mature(newest: str | None, hours: float) -> Column:
     if newest is None:
         return F.lit(True)
     age = F.unix_micros(F.lit(newest).cast("timestamp")) - F.unix_micros("event_ts")
-    return F.coalesce(age >= F.lit(int(hours * 3_600_000_000)), F.lit(True))
+    return F.coalesce(age >= F.lit(round(hours * 3_600_000_000)), F.lit(True))
 
 
 def _totals(counted: Facts) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
     someone = F.coalesce("user_id", F.concat(F.lit("\u0000"), F.col("event_id")))
     ordered = Window.partitionBy(someone).orderBy("event_ts", _sequence(), "event_id")
     since = F.unix_micros("event_ts") - F.unix_micros(F.lag("event_ts").over(ordered))
-    frame = events.withColumn("_starts", since.isNull() | (since > int(gap_minutes * 60_000_000)))
+    frame = events.withColumn("_starts", since.isNull() | (since > round(gap_minutes * 60_000_000)))
     start = F.last(F.when(F.col("_starts"), F.col("event_ts")), ignorenulls=True).over(
         ordered.rowsBetween(Window.unboundedPreceding, 0)
     )
@@ -59,10 +59,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     """
     settings = dataset.impressions
     lists = select_events(events, settings.event, "impressions.event")
-    context = list(settings.context)
-    if dataset.kind != "events" and not context:
-        own = (*INTERNAL, *LABELS, "sampling_rate", "extra", "position", "list_id")
-        context = [name for name in events.columns if name not in own]
+    context = carried_columns(dataset, events.columns)
     for name in [*context, *settings.parallel.values(), *([settings.items] if settings.items else [])]:
         if name not in events.columns:
             raise ConfigError(f"impressions: no event column '{name}'", remedy=nearest(name, events.columns))
@@ -134,6 +131,14 @@ def _check_used(rows: DataFrame, events: DataFrame, dataset: Dataset) -> None:
                 f"dataset.impressions.list_relative: column '{name}' is {kind.simpleString()[:120]}, not a number",
                 remedy=f"cast it to a number in dataset.columns.{name}",
             )
+
+
+def carried_columns(dataset: Dataset, columns: Sequence[str]) -> list[str]:
+    """The event columns that every impression takes over: the named ones, or all of a log that is labelled."""
+    if dataset.kind == "events" or dataset.impressions.context:
+        return list(dataset.impressions.context)
+    own = (*INTERNAL, *LABELS, "sampling_rate", "extra", "position", "list_id")
+    return [name for name in columns if name not in own]
 
 
 def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:

@@ -203,7 +203,7 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     names = [f"`{name}`" for name in schema.names]
     frame = frame.select(*carried, record, *[record[name].alias(name) for name in schema.names])
     bits = {name: (f"_sie_held_{at // MASK_BITS}", at % MASK_BITS) for at, name in enumerate(schema.names)}
-    masks = _masks(bits)
+    masks = _masks(bits, record)
     frame = frame.select(*carried, record, *names, *[mask.alias(name) for name, mask in masks.items()])
 
     valid = F.is_valid_utf8(value)
@@ -249,11 +249,12 @@ def _folders(partitions: Sequence[str], schema: StructType | None) -> list[Colum
     ]
 
 
-def _masks(bits: dict[str, tuple[str, int]]) -> dict[str, Column]:
-    """The masks (bigint): which of the columns a record has."""
+def _masks(bits: dict[str, tuple[str, int]], record: Column) -> dict[str, Column]:
+    """The masks (bigint): which of the columns a record has, if only as a null."""
     masks: dict[str, Column] = {}
     for name, (mask, bit) in bits.items():
-        held = F.shiftleft(F.col(f"`{name}`").isNotNull().cast("bigint"), bit)
+        there = F.col(f"`{name}`").isNotNull() | F.coalesce(F.map_contains_key(record, name), F.lit(False))
+        held = F.shiftleft(there.cast("bigint"), bit)
         masks[mask] = masks[mask].bitwiseOR(held) if mask in masks else held
     return masks
 

@@ -10,10 +10,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import Canonical
+from sie_spark.clickstream.tables import within_days
 from sie_spark.clickstream.times import UNKNOWN_DATE
 from sie_spark.platform.catalog import Catalog, retried
 from sie_spark.platform.errors import RowIdentityError, SourceError
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 FOLDER = "_staging"
 LANDING = "landing-"  # rows of an incremental source that are not published yet
 ROW, BAD = "_row", "_bad"  # a number a row, whether it is rejected
+NONE = -1  # no row's number
 DRIFTED = r"(?m)^(new_column|missing_column|type_change):"
 KEYS = (BAD, "_h1", "_h2")  # beside it two hashes of the event's id
+DAY = "event_date"
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def clear_all(root: Root) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """A staged batch, each key once: rows for events and for quarantine, and what is known of them."""
+    """A staged batch, each key once within ``dedup_days``: rows for events and for quarantine, and what is known of them."""
 
     accepted: DataFrame
     rejected: DataFrame
@@ -171,9 +174,11 @@ class Batch:
 
 
 def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
-    """Choose one row a key; the identity is checked here, before anything is visible.
+    """Choose one row a key and date, none within ``dedup_days`` after another; the identity is checked here,
+    before anything is visible.
 
-    Only two hashes of the key and the row's number are shuffled, all of fixed width; repeated keys, few in a
+    A batch of many dates gives what its dates give one after the other. Only two hashes of the key, the date and
+    the row's number are shuffled, all of fixed width; repeated keys, few in a
     healthy log, go into a small table that the merge leaves out by. The key is 128 bits of SHA-256 and the
     hashes are 128 bits too, so taking one for the other loses nothing.
 
@@ -188,13 +193,15 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     }
     texts = [F.array_join(column, ",").alias(name) for name, column in dated.items()]
     totals = [_sum_if(test, F.col("n")).alias(f"{name}_rows") for name, test in fates.items()]
-    totals += [_sum(test).alias(f"{name}_keys") for name, test in fates.items()]
+    totals += [_sum(test & F.col("stays")).alias(f"{name}_keys") for name, test in fates.items()]
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
 
     days, keyed = Observation(f"days-{fingerprint}"), Observation(f"keys-{fingerprint}")
     rows = _with_keys(staged(ctx, fingerprint)).observe(days, *texts)
-    grouped = rows.groupBy(*KEYS).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
-    overwrite(grouped.observe(keyed, *totals).where("n > 1").drop("n"), path)
+    grouped = rows.groupBy(*KEYS, DAY).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
+    grouped = grouped.withColumn("stays", _stays(ctx.config.dataset.dedup_days)).observe(keyed, *totals)
+    chosen = F.when(F.col("stays"), F.col("first")).otherwise(NONE).alias("first")
+    overwrite(grouped.where("n > 1 OR NOT stays").select(*KEYS, DAY, chosen), path)
     said, days_said = keyed.get, days.get
     found = {name: int(value or 0) for name, value in said.items()}
     read = found["accepted_rows"] + found["rejected_rows"]
@@ -202,7 +209,7 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
         raise _identity(counts, f"{read} rows have keys, {found['rejected_rows']} of them rejected")
     rows = staged(ctx, fingerprint)
     if found["accepted_keys"] + found["rejected_keys"] < counts.read:
-        rows = _with_keys(rows).join(ctx.spark.read.format("delta").load(path), list(KEYS), "left")
+        rows = _with_keys(rows).join(ctx.spark.read.format("delta").load(path), [*KEYS, DAY], "left")
         rows = rows.where(F.col("first").isNull() | (F.col("first") == F.col(ROW)))
         rows = rows.drop("first", *KEYS[1:])
     dates = {name: sorted(filter(None, (days_said[name] or "").split(","))) for name in fates}
@@ -216,17 +223,36 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     )
 
 
+def _stays(days: int) -> Column:
+    """Whether a date's row of a key is further than so many days from the last earlier one that stays.
+
+    Example: dates 1, 2, 3, 5 and one day -> 1, 3 and 5 stay.
+    """
+    if not days:
+        return F.lit(True)
+    upto = Window.partitionBy(*KEYS).orderBy(DAY).rowsBetween(Window.unboundedPreceding, 0)
+    newest = F.aggregate(
+        F.collect_list(DAY).over(upto),
+        F.lit(None).cast("date"),
+        lambda kept, day: F.when(F.datediff(day, kept) <= days, kept).otherwise(day),
+    )
+    return newest == F.col(DAY)
+
+
 def _with_keys(rows: DataFrame) -> DataFrame:
     return rows.withColumns(
         {KEYS[1]: F.xxhash64("event_id"), KEYS[2]: F.xxhash64(F.lit("second"), "event_id")}
     )
 
 
-def new_by_date(catalog: Catalog, rows: DataFrame, name: str, *, key: str, where: str) -> dict[str, int]:
-    """How many of these rows a table does not hold at these dates, each date that has some."""
-    held = catalog.read(name).where(where).select(F.col(key).alias("event_id"))
-    new = rows.select("event_id", "event_date").join(held, "event_id", "left_anti")
-    counted = new.groupBy(F.col("event_date").cast("string")).count().collect()  # a row a date
+def new_by_date(
+    catalog: Catalog, rows: DataFrame, name: str, *, key: str, where: str, days: int
+) -> dict[str, int]:
+    """How many of these rows a table does not hold within so many days, each date that has some."""
+    held = catalog.read(name).where(where).select(F.col(key).alias("event_id"), DAY)
+    same = F.expr(f"t.event_id = s.event_id AND {within_days(days)}")
+    new = rows.select("event_id", DAY).alias("s").join(held.alias("t"), same, "left_anti")
+    counted = new.groupBy(F.col(DAY).cast("string")).count().collect()  # a row a date
     return {str(day): int(count) for day, count in counted}
 
 

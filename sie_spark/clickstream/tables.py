@@ -116,11 +116,11 @@ def cluster_again(catalog: Catalog, name: str) -> None:
 
 
 def insert_new(
-    catalog: Catalog, source: DataFrame, name: str, *, key: str, dates: Sequence[str], stamp: str
+    catalog: Catalog, source: DataFrame, name: str, *, key: str, dates: Sequence[str], days: int, stamp: str
 ) -> int:
-    """Insert the rows of ``source`` whose key is not in the table at these dates; returns how many.
+    """Insert the rows of ``source`` whose key is not in the table within so many days; returns how many.
 
-    ``source`` holds each key once. Literal dates prune what the MERGE reads. A commit of another job in
+    ``source`` holds each key once within these days, ``dates`` are all dates that can hold one of them. Literal dates prune what the MERGE reads. A commit of another job in
     between is retried, so two overlapping runs insert a row once.
     """
     spark = catalog.spark
@@ -130,7 +130,7 @@ def insert_new(
     values = ", ".join(f"s.`{column}`" for column in source.columns)
     statement = (
         f"MERGE WITH SCHEMA EVOLUTION INTO {catalog.sql_name(name)} t USING {view} s "
-        f"ON {dates_in(dates, 't.event_date')} AND t.`{key}` = s.`{key}` "
+        f"ON {dates_in(dates, 't.event_date')} AND t.`{key}` = s.`{key}` AND {within_days(days)} "
         f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
     )
     settings = {"spark.databricks.delta.merge.repartitionBeforeWrite.enabled": "false"}
@@ -148,6 +148,11 @@ def dates_in(dates: Iterable[str], column: str = "event_date") -> str:
     if len(ordered) > MANY_DATES:
         return f"{column} >= DATE'{ordered[0]}' AND {column} <= DATE'{ordered[-1]}'"
     return union_of_dates(ordered, column=column)
+
+
+def within_days(days: int) -> str:
+    """A predicate: the dates of ``t`` and ``s`` lie no further apart."""
+    return f"abs(datediff(t.event_date, s.event_date)) <= {days}" if days else "t.event_date = s.event_date"
 
 
 def around(dates: Iterable[str], days: int) -> list[str]:

@@ -10,7 +10,19 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.attribution import AT, check_match, held_column, in_window, seconds_between
+from sie_spark.clickstream.attribution import (
+    AT,
+    BOUGHT,
+    FROM,
+    NTH,
+    Moment,
+    check_match,
+    clicked_or_shown,
+    converted,
+    held_column,
+    in_window,
+)
+from sie_spark.clickstream.attribution import CLICK as CLICKED
 from sie_spark.clickstream.history import (
     ACTION,
     COUNTED,
@@ -70,20 +82,17 @@ def labelled_with_history(
     left = shown_rows(rows, counted=counted)
     both = left.unionByName(actions, allowMissingColumns=True)
     frame = both.repartition(F.col(SESSION))
+    shown_at = ("event_ts", SEQ)
     if settings.click_event is not None:
-        frame = _first(frame, settings.click_event, F.col(CLICK), at="event_ts", result="_click_ts")
-        frame = frame.withColumn("click", F.col("_click_ts").isNotNull().cast("int"))
+        frame = _first(frame, settings.click_event, F.col(CLICK), at=shown_at, result=CLICKED)
+        frame = frame.withColumn("click", F.col(CLICKED[0]).isNotNull().cast("int"))
     if settings.conversion_event is not None:
-        clicked = F.coalesce(F.col("click"), F.lit(1)) == 1
-        click_ts = F.col("_click_ts") if "_click_ts" in frame.columns else F.lit(None).cast("timestamp")
-        frame = frame.withColumn("_from", F.coalesce(click_ts, F.col("event_ts")))
-        frame = _first(
-            frame, settings.conversion_event, F.col(BUY), at="_from", result="_bought", candidate=clicked
-        )
-        delay = seconds_between(F.col("_from"), F.col("_bought"))
-        frame = frame.withColumns(
-            {"conversion": F.col("_bought").isNotNull().cast("int"), "conversion_delay_s": delay}
-        ).drop("_from", "_bought")
+        can = F.coalesce(F.col("click"), F.lit(1)) == 1
+        clicked = settings.click_event is not None
+        own = {name: F.col(column) for name, column in zip(FROM, shown_at, strict=True)}
+        frame = frame.withColumns(clicked_or_shown(shown_at) if clicked else own)
+        frame = _first(frame, settings.conversion_event, F.col(BUY), at=FROM, result=BOUGHT, candidate=can)
+        frame = frame.withColumns(converted()).drop(*FROM, *BOUGHT)
     else:
         frame = frame.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
     extra = [CLICK, BUY, *[_key(name) for name in others]]
@@ -134,11 +143,11 @@ def _first(
     settings: Attribution,
     outcome: Column,
     *,
-    at: str,
-    result: str,
+    at: Moment,
+    result: Moment,
     candidate: Column | None = None,
 ) -> DataFrame:
-    """The time of the outcome that directly follows an impression among those of equal keys, in the window."""
+    """The moment of the outcome that directly follows an impression among those of equal keys, in the window."""
     keys = [_key(name) for name in settings.match if name != "session_id"]
     row = F.col(ACTION) == 0
     if candidate is not None:
@@ -147,12 +156,16 @@ def _first(
     for key in keys:
         known = known & F.col(key).isNotNull()
     taking_part = known & (row | F.coalesce(outcome, F.lit(False)))
-    mark = F.when(taking_part, F.struct(F.col(ACTION).alias("side"), F.col(at).alias(AT)))
+    mark = F.when(
+        taking_part, F.struct(F.col(ACTION).alias("side"), F.col(at[0]).alias(AT), F.col(at[1]).alias(NTH))
+    )
     ties = f"{ACTION} DESC" if settings.strictly_later else ACTION
     by = ", ".join(f"`{key}`" for key in (SESSION, *keys))
-    over = f"(PARTITION BY {by} ORDER BY `{at}`, {SEQ}, {ties}, impression_id)"
+    over = f"(PARTITION BY {by} ORDER BY `{at[0]}`, `{at[1]}`, {ties}, impression_id)"
     frame = frame.withColumn("_mark", mark).withColumn(
         "_next", F.expr(f"lead(_mark) IGNORE NULLS OVER {over}")
     )
-    near = (F.col("_next.side") == 1) & in_window(F.col(at), F.col(f"_next.{AT}"), settings)
-    return frame.withColumn(result, F.when(row & known & near, F.col(f"_next.{AT}"))).drop("_mark", "_next")
+    near = (F.col("_next.side") == 1) & in_window(F.col(at[0]), F.col(f"_next.{AT}"), settings)
+    found = row & known & near
+    moment = {name: F.when(found, F.col("_next")[part]) for name, part in zip(result, (AT, NTH), strict=True)}
+    return frame.withColumns(moment).drop("_mark", "_next")

@@ -140,6 +140,29 @@ def test_an_id_sent_again_with_another_days_time(make_context, tmp_path: Path) -
     assert held == {("a", "2024-03-01"), ("b", "2024-03-01"), ("c", "2024-03-04")}
 
 
+@pytest.mark.parametrize(("days", "stay"), [(0, [1, 2, 3, 4, 6]), (1, [1, 3, 6]), (2, [1, 4])])
+def test_a_batch_of_many_dates_gives_what_each_date_gives(
+    make_context, tmp_path: Path, days: int, stay: list[int]
+) -> None:
+    """Numbers that begin anew every day are other events, in one delivery as in several."""
+    sent = [event("x", ts=START + day * DAY + second) for day in (5, 0, 3, 1, 2) for second in (0, 1)]
+    log = write(tmp_path / "log.json", *sent, event("y"))
+    whole = make_context(settings(log, dedup_days=days))
+    result = ingest.run(whole).rows
+    assert (result.read, result.kept) == (11, len(stay) + 1)
+    dated = tmp_path / "dated"
+    for day in (1, 2, 3, 4, 6):
+        asked = {"run": {"date_from": f"2024-03-0{day}", "date_to": f"2024-03-0{day}"}}
+        ingest.run(make_context(settings(log, dedup_days=days) | asked, root=dated))
+    for root in (None, dated):
+        ctx = make_context(settings(log, dedup_days=days), root=root)
+        held = [row["event_date"].day for row in rows(ctx.catalog.read("events").where("key = 'x'"))]
+        assert sorted(held) == stay
+    # what else came of the old date does not widen the search
+    late = write(tmp_path / "late.json", event("x", ts=START + 20 * DAY), event("z"), event("y"))
+    assert ingest.run(make_context(settings(late, dedup_days=days))).rows.kept == 2
+
+
 @pytest.mark.parametrize("moment", ["stage", "quarantine", "ledger"])
 def test_killed_anywhere_and_run_again(make_context, tmp_path: Path, monkeypatch, moment: str) -> None:
     log = write(
@@ -305,6 +328,18 @@ def test_a_whole_delivery_with_a_new_column_is_quarantined_where_asked(make_cont
     assert json.loads(held[0]["record"])["undeclared"] == {"color": "red"}
     with pytest.raises(DataError, match="table events holds no row"):
         samples.run(ctx)
+
+
+def test_a_column_of_nulls_is_there_and_one_that_never_came_is_not(make_context, tmp_path: Path) -> None:
+    records = [event(str(n), price=None) for n in range(ingest.ENOUGH_ROWS)]
+    log = write(tmp_path / "nulls.json", *records)
+    ctx = make_context(settings(log, source={"on_new_column": "refuse"}))
+    assert ingest.run(ctx).rows.kept == len(records)
+    for record in records:
+        del record["price"]
+    log = write(tmp_path / "absent.json", *records)
+    with pytest.raises(SourceError, match="declared column.* price are in none of its records"):
+        ingest.run(make_context(settings(log), root=tmp_path / "other"))
 
 
 def test_records_without_a_key_are_told_apart_by_all_they_hold(make_context, tmp_path: Path) -> None:

@@ -67,6 +67,23 @@ def test_text_settings_take_what_yaml_reads_as_something_else(file: Path) -> Non
     assert config.model.options == {"wide": True, "at": "2024-01-01", "depth": 3}
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "impressions.click_event={event: a, match: [user_id], window_hours: .inf}",
+        "impressions.click_event={event: a, match: [user_id], window_hours: -1}",
+        "impressions.session_gap_minutes=0",
+        "impressions.session_gap_minutes=.nan",
+        "history.session_days=1000000000",
+        "dedup_days=10000000",
+        "maturity_hours=1e300",
+    ],
+)
+def test_spans_of_time_that_no_calendar_holds_are_refused(file: Path, setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"Input should be (greater|less) than|finite number"):
+        load_config(file, overrides=[f"dataset.{setting}"])
+
+
 @pytest.mark.parametrize("setting", ["run.date_from", "run.date_to", "simulator.start"])
 def test_dates_are_iso_dates(file: Path, setting: str) -> None:
     for text in ("2024-3-1", "2024-02-30", "yesterday", "20"):

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator, model_validator
@@ -18,6 +18,8 @@ from pydantic import Field, field_validator, model_validator
 from sie_spark.platform.config.base import Settings
 from sie_spark.platform.errors import ConfigError
 
+CENTURY = 36_525  # days: no log is longer, and dates are reckoned with this far around it
+Hours = Annotated[float, Field(ge=0, le=24 * CENTURY, allow_inf_nan=False)]
 # columns of samples and of what is made of them, which no feature may replace
 RESERVED = {
     *("sample_id", "split", "event_date", "event_ts", "group_id", "position", "label", "sampling_rate"),
@@ -78,7 +80,7 @@ class Rule(Settings):
     values: list[str] | None = None
     pattern: str | None = None
     type: str | None = None
-    tolerance_hours: float = 24.0
+    tolerance_hours: Annotated[float, Field(allow_inf_nan=False)] = 24.0
     table: str | None = Field(
         None, description="reference: Delta or Parquet path that holds the valid values"
     )
@@ -93,7 +95,7 @@ class Attribution(Settings):
     match: list[str] = Field(
         description="canonical columns equal on both sides; must include a user, session or list"
     )
-    window_hours: float = 24.0
+    window_hours: Hours = 24.0
     strictly_later: bool = Field(
         False, description="an event at the same (time, seq) does not count; for outcomes that are rows too"
     )
@@ -123,7 +125,11 @@ class Impressions(Settings):
     conversion: str | None = Field(None, description="SQL when the row itself tells the conversion")
     conversion_event: Attribution | None = None
     session_gap_minutes: float | None = Field(
-        None, description="cut sessions by inactivity; null: session_id comes with the events"
+        None,
+        gt=0,
+        le=24 * 60 * CENTURY,
+        allow_inf_nan=False,
+        description="cut sessions by inactivity; null: session_id comes with the events",
     )
 
     @model_validator(mode="after")
@@ -149,7 +155,7 @@ class History(Settings):
     rate_strength: float = Field(20.0, gt=0, description="pseudo-impressions of the prior, the overall rate")
     recent_items: int = Field(0, ge=0, description="length of the ordered list of the session's recent items")
     session_days: int = Field(
-        2, ge=1, description="no session lasts longer: how far back a rebuilt date reads"
+        2, ge=1, le=CENTURY, description="no session lasts longer: how far back a rebuilt date reads"
     )
 
 
@@ -320,7 +326,9 @@ class Dataset(Settings):
     layout: Literal["partition", "cluster"] = Field(
         "partition", description="chosen when the tables are made: event_date partitions or liquid clustering"
     )
-    unparsed_days: int = Field(30, ge=0, description="verbatim text of unparsable records is kept this long")
+    unparsed_days: int = Field(
+        30, ge=0, le=CENTURY, description="verbatim text of unparsable records is kept this long"
+    )
     identifiers: list[str] = Field(
         ["user_id", "session_id"], description="pseudonymised by a keyed hash at ingest"
     )
@@ -328,7 +336,8 @@ class Dataset(Settings):
     dedup_days: int = Field(
         0,
         ge=0,
-        description="ids are looked for so many days before and after a batch's dates too, for sources that send "
+        le=CENTURY,
+        description="an id is looked for so many days before and after its own date too, for sources that send "
         "a record again with another time; costs a look at those days' ids",
     )
     sampling_rate: str | None = Field(
@@ -338,8 +347,8 @@ class Dataset(Settings):
     rules: list[Rule] = []
     impressions: Impressions = Impressions()  # type: ignore[call-arg]
     history: History = History()  # type: ignore[call-arg]
-    maturity_hours: float | None = Field(
-        None, ge=0, description="age at which labels count as final; default: the attribution windows"
+    maturity_hours: Hours | None = Field(
+        None, description="age at which labels count as final; default: the attribution windows"
     )
     group: str | None = Field(
         "user_id", description="column whose rows are resampled together (clusters, gAUC)"
