@@ -12,14 +12,12 @@ from sie_spark.platform.config import Attribution
 from sie_spark.platform.errors import ConfigError
 
 Moment = tuple[str, str]  # columns: a time, and the number that orders events of that time
+IMPRESSION: Moment = ("event_ts", "seq")
+CLICK: Moment = ("_click_ts", "_click_seq")
+FROM: Moment = ("_from_ts", "_from_seq")
+BOUGHT: Moment = ("_bought_ts", "_bought_seq")
 PEOPLE = ("user_id", "session_id", "list_id")
 SIDE, AT, NTH, NEXT = "_side", "_at", "_nth", "_next"
-IMPRESSION, CLICK, FROM = (
-    ("event_ts", "seq"),
-    ("_click_ts", "_click_seq"),
-    ("_from_ts", "_from_seq"),
-)  # moments
-BOUGHT = ("_bought_ts", "_bought_seq")
 
 
 def check_match(events: DataFrame, settings: Attribution, setting: str) -> None:

@@ -163,7 +163,7 @@ def clear_all(root: Root) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """A staged batch, each key once within ``dedup_days``: rows for events and for quarantine, and what is known of them."""
+    """A staged batch, each key once within ``dedup_days``: rows for events and for quarantine, counts and dates."""
 
     accepted: DataFrame
     rejected: DataFrame
@@ -178,9 +178,9 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     before anything is visible.
 
     A batch of many dates gives what its dates give one after the other. Only two hashes of the key, the date and
-    the row's number are shuffled, all of fixed width; repeated keys, few in a
-    healthy log, go into a small table that the merge leaves out by. The key is 128 bits of SHA-256 and the
-    hashes are 128 bits too, so taking one for the other loses nothing.
+    the row's number are shuffled, all of fixed width; repeated keys, few in a healthy log, go into a small table
+    that the merge leaves out by. The key is 128 bits of SHA-256 and the hashes are 128 bits too, so taking one for
+    the other loses nothing.
 
     Raises
     ------

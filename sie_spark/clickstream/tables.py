@@ -120,8 +120,9 @@ def insert_new(
 ) -> int:
     """Insert the rows of ``source`` whose key is not in the table within so many days; returns how many.
 
-    ``source`` holds each key once within these days, ``dates`` are all dates that can hold one of them. Literal dates prune what the MERGE reads. A commit of another job in
-    between is retried, so two overlapping runs insert a row once.
+    ``source`` holds each key once within these days; ``dates`` are all that can hold one of them, and being
+    literal prune what the MERGE reads. A commit of another job in between is retried, so two overlapping runs
+    insert a row once.
     """
     spark = catalog.spark
     view = f"_sie_new_{name}_{uuid.uuid4().hex}"
