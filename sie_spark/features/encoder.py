@@ -28,7 +28,9 @@ from sie_spark.platform.root import Root, read_bytes
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-FORMAT_VERSION = 2  # 2: a vector has an indicator; whatever has none is written as 1, as it always was
+FORMAT_VERSION = 3
+# 2: a vector has an indicator; 3: a number is of a float column; whatever has neither is written as it always was
+ADDED = {"indicator": (Vector, 2), "single": (Number, 3)}
 POINTER = ("encoders", "current.json")
 UNFINISHED = ("encoders", "unfinished")  # there while samples are written anew: no one knows whose they are
 Fitted = Category | IdList | Number | Vector
@@ -149,7 +151,7 @@ class Encoder:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as written to JSON."""
         return {
-            "format_version": 2 if any(isinstance(f, Vector) and f.indicator for f in self.features) else 1,
+            "format_version": max((_format(feature) for feature in self.features), default=1),
             "fitted": self.fitted,
             "features": [_state(feature) for feature in self.features],
             "inputs": self.inputs.as_dict(),
@@ -339,9 +341,16 @@ def _state(feature: Fitted) -> dict[str, Any]:
     state = asdict(feature)
     if isinstance(feature, Category | IdList):
         state["ids"] = feature.ids.as_dict()
-    if isinstance(feature, Vector) and not feature.indicator:
-        del state["indicator"]  # the fingerprint of artefacts of format 1 is that of what they hold
+    for name, (kind, _) in ADDED.items():
+        if isinstance(feature, kind) and not state[name]:
+            del state[name]  # the fingerprint of artefacts of an older format is that of what they hold
     return state
+
+
+def _format(feature: Fitted) -> int:
+    """The oldest format that has all that a feature holds."""
+    used = (at for name, (kind, at) in ADDED.items() if isinstance(feature, kind) and getattr(feature, name))
+    return max(used, default=1)
 
 
 def _feature(state: Any, base: str, where: str) -> Fitted:
