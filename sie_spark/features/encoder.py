@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 
+from sie_spark.features.contents import FINGERPRINT, is_as_written
 from sie_spark.features.hashing import plain
 from sie_spark.features.identifiers import Category, IdList
 from sie_spark.features.numbers import Number, Pieces
@@ -173,7 +174,7 @@ class Encoder:
         """Write ``encoders/<fingerprint>.json``, and beside it the vocabularies in Parquet; returns its path."""
         for ids in self._vocabularies():
             ids.copy(root)
-        text = json.dumps({**self.as_dict(), "fingerprint": self.fingerprint}, ensure_ascii=False)
+        text = json.dumps({**self.as_dict(), FINGERPRINT: self.fingerprint}, ensure_ascii=False)
         return root.write_bytes(text.encode("utf-8", "surrogatepass"), "encoders", f"{self.fingerprint}.json")
 
     def save(self, root: Root) -> tuple[str, str]:
@@ -232,7 +233,10 @@ class Encoder:
             field_ = "fitted" if isinstance(states, list) else "features"
             raise _damaged(said, f"field '{field_}' is {type(data.get(field_)).__name__}")
         base = _folder(str(where)) if where else ""
-        return cls(tuple(_feature(state, base, said) for state in states), dict(fitted))
+        features = tuple(_feature(state, base, said) for state in states)
+        if not is_as_written(data):
+            raise _damaged(said, f"it holds other values than were written under {data[FINGERPRINT]!r:.60}")
+        return cls(features, dict(fitted))
 
     @classmethod
     def current(cls, root: Root) -> Encoder | None:
@@ -358,7 +362,7 @@ def _feature(state: Any, base: str, where: str) -> Fitted:
         return _restored(dict(state), base)
     except KeyError as error:
         problem = f"field {error} is missing"
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = str(error).rpartition("__init__() ")[2]
     name = state.get("name") if isinstance(state, dict) else state
     raise _damaged(where, f"feature {name!r:.60}: {problem}")
