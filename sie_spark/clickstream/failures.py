@@ -141,6 +141,11 @@ def _reason(text: str) -> str:
     return f"{first} {detail}".strip()[:300]
 
 
+def reason(error: Exception) -> str:
+    """Why Spark refuses an expression or a type, in one line; a parser's errors begin with an empty one."""
+    return (_reason(str(error)) or type(error).__name__)[:200]
+
+
 def unresolved_column(error: Exception) -> str | None:
     """The column name that an analysis error is about, if it is about one."""
     found = _UNRESOLVED.search(str(error))

@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StructType
 
-from sie_spark.clickstream.failures import nearest
+from sie_spark.clickstream.failures import nearest, reason
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.errors import ConfigError
 
@@ -116,7 +116,7 @@ def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:
         chosen.schema  # noqa: B018 - Connect analyses when asked
     except PySparkException as error:
         raise ConfigError(
-            f"dataset.{setting}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
+            f"dataset.{setting}: '{sql}' is not valid: {reason(error)}",
             remedy=f"correct the SQL; columns of events: {', '.join(events.columns)}",
         ) from None
     return chosen
@@ -215,7 +215,7 @@ def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
         frame.select(F.expr(sql)).schema  # noqa: B018 - Connect analyses when asked
     except PySparkException as error:
         raise ConfigError(
-            f"dataset.{setting}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
+            f"dataset.{setting}: '{sql}' is not valid: {reason(error)}",
             remedy="correct the SQL; the event's own item is event_item_id there, the shown one item_id",
         ) from None
     value = F.lower(F.expr(sql).cast("string"))
