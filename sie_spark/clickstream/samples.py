@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from sie_spark.clickstream import timeline
 from sie_spark.clickstream.attribution import click_delay, clicks, conversions
 from sie_spark.clickstream.days import Facts, event_facts, facts_by_date, label_counts, refresh_daily_counts
+from sie_spark.clickstream.failures import nearest
 from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
@@ -40,7 +41,7 @@ from sie_spark.platform.catalog import metadata, retried
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError
+from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 
@@ -145,6 +146,7 @@ def build(
     within = _within(first - timedelta(days=reach.clicks), last + timedelta(days=reach.back))
     one_row = timeline.one_row(dataset)
     rows = shown(near.where(within), dataset, sorted({*carried, "event_type"}) if one_row else carried)
+    _check_named(rows.columns, dataset)
     rows = rows.withColumn(SESSION, session_or_list())
     shared, remembers = timeline.fits(dataset), wanted(history)
     clicked = rows
@@ -179,6 +181,24 @@ def build(
     if rates is not None:
         rows = with_rates(rows, rates, history.rates)
     return _finished(rows, ctx, newest).where(dates_in(dates))
+
+
+def _check_named(columns: list[str], dataset: Dataset) -> None:
+    """Raise :class:`ConfigError` for a setting that names a column which impressions do not have."""
+    named = {
+        "group": [dataset.group] if dataset.group else [],
+        "history.rates": dataset.history.rates,
+        "impressions.list_relative": dataset.impressions.list_relative,
+    }
+    there = [name for name in columns if not name.startswith("_")]
+    for setting, names in named.items():
+        for name in names:
+            if name not in there:
+                carried = "name it in dataset.impressions.context too, which carries it from the events"
+                raise ConfigError(
+                    f"dataset.{setting}: impressions have no column '{name}'",
+                    remedy=carried if name in dataset.columns else nearest(name, there),
+                )
 
 
 def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:

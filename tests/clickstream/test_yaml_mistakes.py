@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest
-from sie_spark.platform.errors import SieError
+from sie_spark.clickstream import ingest, samples
+from sie_spark.platform.errors import ConfigError, SieError
 from tests.clickstream.logs import write
-from tests.clickstream.test_odd_sources import config
+from tests.clickstream.test_odd_sources import config, view
 
 pytestmark = pytest.mark.spark
 
@@ -71,3 +71,23 @@ def test_columns_that_are_no_ddl_say_why(make_context, tmp_path: Path) -> None:
     source = {"format": "csv", "columns": "t STRING, u STRING, i NUMBER"}
     with pytest.raises(SieError, match="is not valid DDL: .*NUMBER"):
         ingest.run(make_context(config(log, source=source)))
+
+
+def test_columns_that_impressions_lack_are_named(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", *[view(at, brand="b", price=1.5) for at in range(3)])
+    base = {"source": {"format": "json"}, "columns": {"brand": "brand", "price": "price"}}
+    ingest.run(make_context(config(log, **base)))
+    carried, near = "dataset.impressions.context", "did you mean 'user_id'"
+    for settings, said, remedy in (
+        ({"group": "usr_id"}, "dataset.group: impressions have no column 'usr_id'", near),
+        ({"group": "brand"}, "dataset.group: impressions have no column 'brand'", carried),
+        ({"history": {"rates": ["item_id", "userid"]}}, "dataset.history.rates: .* 'userid'", near),
+        (
+            {"impressions": {"list_relative": ["price"]}},
+            "dataset.impressions.list_relative: .* 'price'",
+            carried,
+        ),
+    ):
+        with pytest.raises(ConfigError, match=said) as error:
+            samples.run(make_context(config(log, **base, **settings)))
+        assert remedy in error.value.remedy
