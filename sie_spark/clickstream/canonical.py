@@ -6,7 +6,7 @@ Everything is one projection; a row that breaks a rule keeps its record and ever
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -28,7 +28,7 @@ from sie_spark.clickstream.drift import (
     both,
     names_of,
 )
-from sie_spark.clickstream.failures import nearest, unresolved_column
+from sie_spark.clickstream.failures import nearest, reason, unresolved_column
 from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
 from sie_spark.clickstream.times import UNKNOWN_DATE, check_format, parse_time, sensible
@@ -225,24 +225,43 @@ def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
                 _one_value_a_row(frame, F.expr(sql))
                 break
             except PySparkException as error:
-                column = unresolved_column(error)
+                column, setting = unresolved_column(error), _setting(name, dataset)
                 if column is None:
                     unfolds = "UNSUPPORTED_GENERATOR" in str(error)
                     raise ConfigError(
-                        f"dataset.columns.{name}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
+                        f"{setting}: '{sql}' is not valid: {reason(error)}",
                         remedy="a record is one row: map the array itself, and name it in impressions.items"
                         if unfolds
                         else "correct the SQL; it may use the source's columns only, and gives one value a record",
                     ) from None
                 if dataset.source.on_missing_column == "refuse" or column in missing or "." in column:
                     raise SourceError(
-                        f"{dataset.source.path}: no column '{column}', which dataset.columns.{name} needs",
-                        remedy=nearest(column, raw.columns),
+                        f"{dataset.source.path}: no column '{column}', which {setting} needs",
+                        remedy=_header_hint(column, raw.columns) or nearest(column, raw.columns),
                     ) from None
                 missing.append(column)
                 frame = frame.withColumn(column, F.lit(None).cast("string"))
     helpers = [F.col(name) for name in (*HELPERS, *raw.masks)]
     return frame.select(*[F.expr(sql).alias(f"_c_{name}") for name, sql in wanted.items()], *helpers), missing
+
+
+def _setting(name: str, dataset: Dataset) -> str:
+    """The setting that a canonical column's SQL stands in."""
+    if name == "event_ts" and dataset.event_time is not None:
+        return "dataset.event_time.expression"
+    return "dataset.sampling_rate" if name == "sampling_rate" else f"dataset.columns.{name}"
+
+
+def _header_hint(column: str, names: Sequence[str]) -> str:
+    """What to set where a CSV's header was read by another separator or encoding than its own; else empty."""
+    for mark, written in ((";", ";"), ("\t", r"\t"), ("|", "|"), (",", ",")):
+        if any(mark in name and column in name.split(mark) for name in names):
+            return f"it is in the header '{', '.join(names)}': set source.options.sep: \"{written}\""
+    # what is left of other encodings' letters
+    for mark, encoding in (("\0", "UTF-16"), ("\ufffd", "ISO-8859-1")):
+        if any(mark in name for name in names):
+            return f"the header is not UTF-8: set source.options.encoding, to {encoding} perhaps"
+    return ""
 
 
 def _one_value_a_row(frame: DataFrame, expression: Column) -> None:
@@ -301,9 +320,8 @@ def _expression(frame: DataFrame, rule: Rule, names: list[str]) -> Column:
         holds = F.expr(str(rule.expression)).cast("boolean")
         _one_value_a_row(frame, holds)
     except PySparkException as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200]
         raise ConfigError(
-            f"rule '{rule_name(rule)}': '{rule.expression}' is not valid: {said.replace('_c_', '')}",
+            f"rule '{rule_name(rule)}': '{rule.expression}' is not valid: {reason(error).replace('_c_', '')}",
             remedy=f"correct the SQL; it may use {', '.join(names)}",
         ) from None
     return holds

@@ -116,7 +116,7 @@ def readable(source: str) -> Iterator[None]:
 def explain(error: Exception, source: str) -> SourceError:
     """The :class:`SourceError` that says what one of Spark's exceptions means for this source."""
     text = str(error)
-    first = _reason(text) or type(error).__name__
+    first = reason(error)
     files = [file.rstrip(".:;") for file in _FILE.findall(text) if "/_staging/" not in file]
     where = files[0] if files else source
     place = {"source": source, "file": where, "first": first}
@@ -130,10 +130,10 @@ def explain(error: Exception, source: str) -> SourceError:
     )
 
 
-def _reason(text: str) -> str:
-    """The line that says why: of a failed call to the JVM the innermost cause, else the first."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = next(iter(lines), "")
+def reason(error: Exception) -> str:
+    """The line that says why: of a failed call to the JVM the innermost cause, else the first that is not empty."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = next(iter(lines), type(error).__name__)
     if first.startswith("An error occurred while calling"):
         causes = [line for line in lines[1:] if line.startswith((": ", "Caused by: "))]
         first = (

@@ -12,7 +12,7 @@ import pyarrow
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.failures import NOT_DELTA, nearest, readable
+from sie_spark.clickstream.failures import NOT_DELTA, nearest, readable, reason
 from sie_spark.platform.config import Rule
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import ConfigError
@@ -68,8 +68,7 @@ def _try(rule: Rule, setting: str, spark: SparkSession, use: Callable[[], Column
         spark.range(1).select(use()).collect()  # one row
     except PySparkException as error:
         raise ConfigError(
-            f"rule '{rule_name(rule)}': {setting} '{getattr(rule, setting)}' is not valid:"
-            f" {str(error).splitlines()[0][:200]}",
+            f"rule '{rule_name(rule)}': {setting} '{getattr(rule, setting)}' is not valid: {reason(error)}",
             remedy=f"correct '{setting}'",
         ) from None
 

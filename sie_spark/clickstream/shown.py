@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, NumericType, StringType, StructType
 
-from sie_spark.clickstream.failures import nearest
+from sie_spark.clickstream.failures import nearest, reason
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.errors import ConfigError
 
@@ -119,7 +119,7 @@ def _check_used(rows: DataFrame, events: DataFrame, dataset: Dataset) -> None:
             if name not in rows.columns:
                 there = [one for one in rows.columns if not one.startswith("_")]
                 raise ConfigError(
-                    f"dataset.{setting}: an impression has no column '{name}'",
+                    f"dataset.{setting}: impressions have no column '{name}'",
                     remedy=f"add '{name}' to dataset.impressions.context, which carries it to every impression"
                     if name in events.columns
                     else nearest(name, there),
@@ -150,7 +150,7 @@ def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:
         chosen.schema  # noqa: B018 - Connect analyses when asked
     except PySparkException as error:
         raise ConfigError(
-            f"dataset.{setting}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
+            f"dataset.{setting}: '{sql}' is not valid: {reason(error)}",
             remedy=f"correct the SQL; columns of events: {', '.join(events.columns)}",
         ) from None
     return chosen
@@ -249,7 +249,7 @@ def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
         frame.select(F.expr(sql)).schema  # noqa: B018 - Connect analyses when asked
     except PySparkException as error:
         raise ConfigError(
-            f"dataset.{setting}: '{sql}' is not valid: {str(error).splitlines()[0][:200]}",
+            f"dataset.{setting}: '{sql}' is not valid: {reason(error)}",
             remedy="correct the SQL; the event's own item is event_item_id there, the shown one item_id",
         ) from None
     value = F.lower(F.expr(sql).cast("string"))

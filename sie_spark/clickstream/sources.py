@@ -36,7 +36,7 @@ from sie_spark.clickstream.drift import (
     typed_from_text,
     whole_text,
 )
-from sie_spark.clickstream.failures import readable
+from sie_spark.clickstream.failures import readable, reason
 from sie_spark.clickstream.typed import MANY_FOOTERS, is_glob, read_delta, read_parquet
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
@@ -142,7 +142,7 @@ def declared(settings: Source) -> StructType | None:
         schema = StructType.fromDDL(settings.columns)
     except PySparkException as error:
         raise SourceError(
-            f"dataset.source.columns is not valid DDL: {str(error).splitlines()[0][:200]}",
+            f"dataset.source.columns is not valid DDL: {reason(error)}",
             remedy="write it as in CREATE TABLE: 'ts BIGINT, user_id STRING, price DOUBLE'",
         ) from None
     assert isinstance(schema, StructType)

@@ -1,7 +1,8 @@
-"""What a large vocabulary holds, told in the 16 hex digits that its folder is named by, and whether it is still that.
+"""What an encoder and its large vocabularies hold, told in the 16 hex digits they are named by, and whether it is
+still that.
 
 A file changed by hand would give other ids under an encoder's unchanged fingerprint; ``sie forget`` changes one
-rightly, and leaves beside it what it made of it.
+rightly, and leaves in it, or beside it, what it made of it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 ERASED = "_erased.json"  # the contents that 'sie forget' left; readers of Parquet pass over names with _
+FINGERPRINT, LEFT = "fingerprint", "left_by_forget"  # of an encoder's file: its digest as written, as erased
 FORGOTTEN = "\0forgotten "  # what stands in the place of an erased value begins so, and no real one does
 REMEDY = "copy the folder again from where the encoder works; or run 'sie encode --set run.force=true', then 'sie train'"
 
@@ -101,6 +103,25 @@ def contents_left(uri: str) -> list[str] | None:
         return None
     left: list[str] = json.loads(read_bytes(f"{uri}/{ERASED}"))
     return left
+
+
+def digest_of(artefact: dict[str, Any]) -> str:
+    """The fingerprint of what an encoder's file holds."""
+    from sie_spark.platform.config.load import digest
+
+    return digest({name: value for name, value in artefact.items() if name not in (FINGERPRINT, LEFT)})
+
+
+def is_as_written(artefact: dict[str, Any]) -> bool:
+    """Whether a file holds what its fingerprint says, or what ``sie forget`` left; true where it says nothing."""
+    said = [artefact[name] for name in (FINGERPRINT, LEFT) if name in artefact]
+    return not said or digest_of(artefact) in said or (LEFT not in artefact and _forgot(artefact))
+
+
+def _forgot(artefact: dict[str, Any]) -> bool:
+    """Whether values were erased by an earlier version, which did not say what it left."""
+    values = (feature.get("ids", {}).get("values") or () for feature in artefact["features"])
+    return any(str(value).startswith(FORGOTTEN) for part in values for value in part)
 
 
 def _hex(hashed: int) -> str:

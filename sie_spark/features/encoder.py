@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 
+from sie_spark.features.contents import FINGERPRINT, is_as_written
 from sie_spark.features.hashing import plain
 from sie_spark.features.identifiers import Category, IdList
 from sie_spark.features.numbers import Number, Pieces
@@ -28,7 +29,9 @@ from sie_spark.platform.root import Root, read_bytes
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-FORMAT_VERSION = 2  # 2: a vector has an indicator; whatever has none is written as 1, as it always was
+FORMAT_VERSION = 3
+# 2: a vector has an indicator; 3: a number is of a float column; whatever has neither is written as it always was
+ADDED = {"indicator": (Vector, 2), "single": (Number, 3)}
 POINTER = ("encoders", "current.json")
 UNFINISHED = ("encoders", "unfinished")  # there while samples are written anew: no one knows whose they are
 Fitted = Category | IdList | Number | Vector
@@ -149,7 +152,7 @@ class Encoder:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as written to JSON."""
         return {
-            "format_version": 2 if any(isinstance(f, Vector) and f.indicator for f in self.features) else 1,
+            "format_version": max((_format(feature) for feature in self.features), default=1),
             "fitted": self.fitted,
             "features": [_state(feature) for feature in self.features],
             "inputs": self.inputs.as_dict(),
@@ -171,7 +174,7 @@ class Encoder:
         """Write ``encoders/<fingerprint>.json``, and beside it the vocabularies in Parquet; returns its path."""
         for ids in self._vocabularies():
             ids.copy(root)
-        text = json.dumps({**self.as_dict(), "fingerprint": self.fingerprint}, ensure_ascii=False)
+        text = json.dumps({**self.as_dict(), FINGERPRINT: self.fingerprint}, ensure_ascii=False)
         return root.write_bytes(text.encode("utf-8", "surrogatepass"), "encoders", f"{self.fingerprint}.json")
 
     def save(self, root: Root) -> tuple[str, str]:
@@ -230,7 +233,10 @@ class Encoder:
             field_ = "fitted" if isinstance(states, list) else "features"
             raise _damaged(said, f"field '{field_}' is {type(data.get(field_)).__name__}")
         base = _folder(str(where)) if where else ""
-        return cls(tuple(_feature(state, base, said) for state in states), dict(fitted))
+        features = tuple(_feature(state, base, said) for state in states)
+        if not is_as_written(data):
+            raise _damaged(said, f"it holds other values than were written under {data[FINGERPRINT]!r:.60}")
+        return cls(features, dict(fitted))
 
     @classmethod
     def current(cls, root: Root) -> Encoder | None:
@@ -339,9 +345,16 @@ def _state(feature: Fitted) -> dict[str, Any]:
     state = asdict(feature)
     if isinstance(feature, Category | IdList):
         state["ids"] = feature.ids.as_dict()
-    if isinstance(feature, Vector) and not feature.indicator:
-        del state["indicator"]  # the fingerprint of artefacts of format 1 is that of what they hold
+    for name, (kind, _) in ADDED.items():
+        if isinstance(feature, kind) and not state[name]:
+            del state[name]  # the fingerprint of artefacts of an older format is that of what they hold
     return state
+
+
+def _format(feature: Fitted) -> int:
+    """The oldest format that has all that a feature holds."""
+    used = (at for name, (kind, at) in ADDED.items() if isinstance(feature, kind) and getattr(feature, name))
+    return max(used, default=1)
 
 
 def _feature(state: Any, base: str, where: str) -> Fitted:
@@ -349,7 +362,7 @@ def _feature(state: Any, base: str, where: str) -> Fitted:
         return _restored(dict(state), base)
     except KeyError as error:
         problem = f"field {error} is missing"
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = str(error).rpartition("__init__() ")[2]
     name = state.get("name") if isinstance(state, dict) else state
     raise _damaged(where, f"feature {name!r:.60}: {problem}")

@@ -9,7 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sie_spark.features.contents import ERASED, FORGOTTEN, content_of, contents_left
+from sie_spark.features.contents import (
+    ERASED,
+    FORGOTTEN,
+    LEFT,
+    content_of,
+    contents_left,
+    digest_of,
+    is_as_written,
+)
 from sie_spark.features.fit import DRAFTS
 from sie_spark.platform.root import Root, read_bytes
 
@@ -32,8 +40,11 @@ def erase_value(root: Root, value: str) -> list[str]:
             continue
         artefact = json.loads(read_bytes(root.path(FOLDER, name)))
         vocabularies = [feature["ids"] for feature in artefact["features"] if "ids" in feature]
+        is_right = is_as_written(artefact)
         found = [_erase_inline(ids, value) for ids in vocabularies]
         if any(found):
+            if is_right:
+                artefact[LEFT] = digest_of(artefact)
             text = json.dumps(artefact, ensure_ascii=False)
             root.write_bytes(text.encode("utf-8", "surrogatepass"), FOLDER, name)
         found += [_erase_file(root, ids["path"], value) for ids in vocabularies if ids.get("path")]

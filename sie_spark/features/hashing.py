@@ -62,12 +62,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+def as_float32(value: float) -> float:
+    """The value that a float column holds of it: infinite beyond its range."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
 def value_text(value: Any, type_name: str = "") -> str | None:
     """The text of a category value, or None where it is missing.
 
     Whole numbers have no decimal point whatever their type; other floats are rounded to six decimals and
     written as an integer of millionths, because Java and Python print doubles differently. A time of a
-    category of dates is its date in UTC.
+    category of dates is its date in UTC, a number of a float column what that holds of it.
 
     Raises
     ------
@@ -79,6 +85,8 @@ def value_text(value: Any, type_name: str = "") -> str | None:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
+    if type_name == "float" and isinstance(value, int | float):
+        value = as_float32(value)
     if isinstance(value, Decimal):
         whole = value.is_finite() and value == value.to_integral_value()
         return str(int(value)) if whole else _float_text(float(value))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sie_spark.features.hashing import as_float32
 from sie_spark.platform.errors import DataError
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class Number:
     indicator: bool = False
     pieces: Pieces | None = field(default=None)
     kind: str = "number"
+    single: bool = False  # of a float column, which holds a row's 0.3 to 24 bits
 
     @property
     def outputs(self) -> list[str]:
@@ -213,7 +215,7 @@ class Number:
                 f"feature '{self.name}' is a number, but the row has {type(value).__name__} {value!r:.60}",
                 remedy="convert the value to a number before encoding",
             )
-        x = float(value)
+        x = as_float32(float(value)) if self.single else float(value)
         return x if abs(x) <= FLOAT_MAX else None  # NaN compares false
 
 

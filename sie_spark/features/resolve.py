@@ -54,7 +54,7 @@ class Resolved:
         """The fitted feature before anything is learnt: what reads the raw values."""
         settings, common = self.settings, (self.name, self.expression)
         if settings.kind == "number":
-            return Number(*common, transform=settings.transform)
+            return Number(*common, transform=settings.transform, single=self.type_name == "float")
         if settings.kind == "vector":
             assert settings.size is not None
             return Vector(*common, size=settings.size)

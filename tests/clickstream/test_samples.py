@@ -345,17 +345,17 @@ def test_items_are_an_array_of_ids_and_may_name_their_positions(spark) -> None:
     [
         (
             {"impressions": {"list_relative": ["prise"]}},
-            "impressions.list_relative: .* no column 'prise'",
+            "impressions.list_relative: .*have no column 'prise'",
             "'price'",
         ),
         (
             {"impressions": {"list_relative": ["key"]}},
-            "impressions.list_relative: .* no column 'key'",
+            "impressions.list_relative: .*have no column 'key'",
             "context",
         ),
         ({"impressions": {"list_relative": ["tags"], "context": ["tags"]}}, "'tags' is array<int>", "cast"),
-        ({"history": {"rates": ["itemid"]}}, "history.rates: .* no column 'itemid'", "'item_id'"),
-        ({"group": "sesion_id"}, "dataset.group: .* no column 'sesion_id'", "'session_id'"),
+        ({"history": {"rates": ["itemid"]}}, "history.rates: .*have no column 'itemid'", "'item_id'"),
+        ({"group": "sesion_id"}, "dataset.group: .*have no column 'sesion_id'", "'session_id'"),
     ],
 )
 def test_what_an_impression_lacks_is_named(spark, changed: dict, said: str, remedy: str) -> None:

@@ -140,6 +140,24 @@ def test_damaged_artefacts_are_refused_by_name(tmp_path: Path) -> None:
         assert error.value.remedy
 
 
+def test_a_file_that_holds_other_values_than_were_written_is_refused(tmp_path: Path) -> None:
+    path = Path(encoder().write(Root(tmp_path)))
+    good = path.read_text()
+    assert Encoder.load(path) == encoder()
+    for was, now in (
+        ('"mean": 0.0', '"mean": 1.5'),
+        ('"mean": 0.0, ', ""),
+        ('"transform": "none"', '"transform": "lgo"'),
+        ('"hash_size": 100003', '"hash_size": 1e999'),
+        ('"fitted": {}', '"fitted": {"rows": 5}'),
+    ):
+        assert was in good
+        path.write_text(good.replace(was, now))
+        with pytest.raises(ModelError, match="is damaged: ") as error:
+            Encoder.load(path)
+        assert "copy it again" in error.value.remedy
+
+
 def test_vocabularies_go_with_their_artefact(tmp_path: Path, monkeypatch: Any) -> None:
     made = side(tmp_path / "one")
     name, path = made.save(Root(tmp_path / "one"))

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from table import vocabulary
 
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.erase import erase_value
 from sie_spark.features.identifiers import Category
 from sie_spark.features.vocabulary import Vocabulary
+from sie_spark.platform.errors import ModelError
 from sie_spark.platform.root import Root
 
 
@@ -38,3 +40,23 @@ def test_a_value_leaves_inline_and_side_vocabularies(tmp_path: Path) -> None:
     assert "bob" not in pq.read_table(folder / "part-0.parquet")["value"].to_pylist()
     assert not list(folder.glob(".*.crc")) and not draft.exists()
     assert erase_value(root, "bob") == []
+
+
+def test_an_artefact_is_the_one_that_was_left(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    _, path = Encoder((Category("c", "c", "string", Vocabulary(4, ("ann", "bob", "cy"))),)).save(root)
+    file = Path(path)
+    for name in ("bob", "cy"):
+        assert erase_value(root, name)
+        assert Encoder.load(file).transform_row({"c": "ann"})["cat"] == [1]
+    left = file.read_text()
+    file.write_text(left.replace('"ann"', '"eve"'))
+    for _ in range(2):
+        with pytest.raises(ModelError, match="is damaged"):
+            Encoder.load(file)
+        erase_value(root, "eve")  # and does not make it right
+    earlier = json.loads(left)  # of a version that did not say what it left
+    del earlier["left_by_forget"]
+    file.write_text(json.dumps(earlier))
+    assert Encoder.load(file).transform_row({"c": "ann"})["cat"] == [1]
+    assert erase_value(root, "ann") and Encoder.load(file)

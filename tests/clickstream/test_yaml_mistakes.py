@@ -1,0 +1,73 @@
+"""What a person gets wrong in the YAML of a log: said with its setting, and what to write instead."""
+
+from pathlib import Path
+
+import pytest
+
+from sie_spark.clickstream import ingest
+from sie_spark.platform.errors import SieError
+from tests.clickstream.logs import write
+from tests.clickstream.test_odd_sources import config
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "remedy"),
+    [
+        ({"source": {"options": {"header": "true"}}}, "no column 'u'", 'source.options.sep: ";"'),
+        (
+            {"event_time": {"expression": "time"}},
+            "which dataset.event_time.expression needs",
+            "'y', 't'|t, u",
+        ),
+        (
+            {"event_time": {"expression": "t +"}},
+            "^dataset.event_time.expression: 't \\+' is not",
+            "correct the",
+        ),
+        ({"sampling_rate": "rate"}, "no column 'rate', which dataset.sampling_rate needs", "columns there"),
+        (
+            {"event_time": {"expression": "t", "format": "yyyy-MM-dd"}},
+            "every one of 30",
+            "event_time: its exp",
+        ),
+        (
+            {"event_time": {"expression": "y", "format": "epoch_seconds"}},
+            "every one of 30",
+            "event_time.format",
+        ),
+        (
+            {"columns": {"label": "y + 1"}},
+            "every one of 30 rows is rejected, mostly for 'label",
+            "dataset.columns.label",
+        ),
+        ({"sampling_rate": "25"}, "every one of 30", "percent / 100"),
+    ],
+)
+def test_a_mistake_names_its_setting(make_context, tmp_path: Path, settings, said, remedy) -> None:
+    log = write(tmp_path / "log.csv", "t;u;i;y", *[f"{at % 28 + 1:02}.03.2025;u{at};a;2" for at in range(30)])
+    base = {"kind": "impressions", "event_time": {"expression": "t", "format": "dd.MM.yyyy"}}
+    columns = {"label": "y - 2", **settings.get("columns", {})}
+    source = {"format": "csv", "options": {"header": "true", "sep": ";"}, **settings.get("source", {})}
+    ctx = make_context(config(log, **{**base, **settings, "columns": columns, "source": source}))
+    with pytest.raises(SieError, match=said) as error:
+        ingest.run(ctx)
+    assert any(part in error.value.remedy for part in remedy.split("|"))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_header_of_another_encoding(make_context, tmp_path: Path, encoding: str) -> None:
+    log = tmp_path / "log.csv"
+    log.write_bytes("t,u,i,größe\n2024-03-01,u1,a,5\n".encode(encoding))
+    source = {"format": "csv", "options": {"header": "true"}}
+    with pytest.raises(SieError, match="no column") as error:
+        ingest.run(make_context(config(log, source=source, columns={"size": "`größe`"})))
+    assert "set source.options.encoding" in error.value.remedy
+
+
+def test_columns_that_are_no_ddl_say_why(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", "2024-03-01,u1,a")
+    source = {"format": "csv", "columns": "t STRING, u STRING, i NUMBER"}
+    with pytest.raises(SieError, match="is not valid DDL: .*NUMBER"):
+        ingest.run(make_context(config(log, source=source)))
