@@ -18,7 +18,7 @@ from sie_spark.platform.root import read_bytes
 
 Facts = dict[str, Any]  # ISO date: JSON value
 POSITIONS = 50  # further down the list counts as one
-FORMAT = 2  # of what is kept: facts of another format are counted anew
+FORMAT = 3  # of what is kept: facts of another format are counted anew
 
 
 def facts_by_date(
