@@ -84,10 +84,11 @@ def _by_session(both: DataFrame, settings: History, *, of_themselves: bool) -> D
     counted = F.col(COUNTED) == 1
     columns: dict[str, Column] = {}
     if settings.recent_items:
-        # the list is made once an action, and each shown item takes over the newest
-        own = Window.partitionBy(SESSION, COUNTED).orderBy("event_ts", SEQ, "item_id")
+        # the list is made once an action on an item, and each shown item takes over the newest
+        on_item = counted & F.col("item_id").isNotNull()
+        own = Window.partitionBy(SESSION, on_item).orderBy("event_ts", SEQ, "item_id")
         last = F.collect_list("item_id").over(own.rowsBetween(1 - settings.recent_items, 0))
-        listed = F.when(counted & F.col("item_id").isNotNull(), F.reverse(last))
+        listed = F.when(on_item, F.reverse(last))
         # partition by session first, for the sake of the shuffle
         both = both.repartition(F.col(SESSION)).withColumn("_recent", listed)
         columns[RECENT] = F.last("_recent", ignorenulls=True).over(before)

@@ -561,3 +561,14 @@ def test_a_click_after_midnight_is_not_known_the_day_before(make_context, tmp_pa
     found = ctx.catalog.read("impressions").where(f"event_ts > timestamp_millis({midnight})")
     rates = {row["item_id"]: (row["rate_item_id"], row["count_item_id"]) for row in rows(found)}
     assert rates == {"i1": ((1 + 0.5) / 2, 1), "i2": ((0 + 0.5) / 2, 1)}
+
+
+def test_recent_items_are_counted_in_items(make_context, tmp_path: Path) -> None:
+    """An action on no item (a filter) takes no place in the list."""
+    kinds = [("view", "i1"), ("filter", None), ("view", "i2"), ("filter", None), ("show", "i3")]
+    log = [event(str(at), ts=START + at, kind=kind, item=item) for at, (kind, item) in enumerate(kinds)]
+    impressions, history = {"event": "event_type = 'show'"}, {"session": False, "recent_items": 2}
+    ctx = make_context(settings(write(tmp_path / "log.json", *log), impressions=impressions, history=history))
+    ingest.run(ctx)
+    samples.run(ctx)
+    assert rows(ctx.catalog.read("impressions").select("recent_items")) == [{"recent_items": ["i2", "i1"]}]
