@@ -17,6 +17,7 @@ from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_h
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
     SESSION,
+    context_of,
     list_relative,
     packed,
     select_events,
@@ -40,7 +41,7 @@ from sie_spark.platform.catalog import metadata, retried
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError
+from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 
@@ -95,6 +96,7 @@ def run(ctx: Context) -> StageResult:
                 remedy="look at table quarantine: every row says why it was rejected",
             )
         now = {"mapping": mapping, "table": table, "events": version, "newest": newest}
+        now["columns"] = _taken(ctx.config.dataset, events.columns)
         stale = _stale(ctx, state, now, have)
         _warn_of_rates(ctx, have)
         if stale is None:
@@ -223,6 +225,12 @@ def _warn_of_rates(ctx: Context, have: list[str]) -> None:
         )
 
 
+def _taken(dataset: Dataset, columns: list[str]) -> list[str]:
+    """The event columns that decide which columns impressions have, and what their labels and positions are."""
+    read = {*context_of(dataset, columns), "click", "conversion", "position"}
+    return [name for name in columns if name in read]
+
+
 def settings_digest(ctx: Context) -> str:
     """The settings that impressions depend on."""
     options = ctx.config.dataset.options()
@@ -243,6 +251,8 @@ def _written(
         return []
     whole = everything and not (ctx.config.run.date_from or ctx.config.run.date_to)
     frame = build(ctx, events, dates, newest, fingerprint, whole=whole)
+    if not whole and ctx.catalog.exists("impressions"):
+        _check_columns(frame.columns, ctx.catalog.read("impressions").columns)
     if everything:
         _replace(ctx, frame, dates, fingerprint, whole=whole)
         return dates
@@ -256,6 +266,14 @@ def _written(
         _replace(ctx, staged.where(dates_in(differ)), differ, fingerprint, whole=False)
     ctx.progress.say(f"dates looked at: {len(dates)}, changed: {', '.join(differ) or 'none'}")
     return differ
+
+
+def _check_columns(new: list[str], held: list[str]) -> None:
+    if differ := sorted(set(new) ^ set(held)):
+        raise ConfigError(
+            f"impressions of the asked dates would not have the other dates' columns: {', '.join(differ)}",
+            remedy="leave out run.date_from and run.date_to, or set run.force=true: all dates are built anew",
+        )
 
 
 def _replace(ctx: Context, frame: DataFrame, dates: list[str], fingerprint: str, *, whole: bool) -> None:
@@ -284,6 +302,8 @@ def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[
     """Dates to rebuild, or None for all of them."""
     rebuild = ctx.config.run.force or not ctx.catalog.exists("impressions")
     if rebuild or any(state.get(name) != now[name] for name in ("mapping", "table")):
+        return None
+    if state.get("columns", now["columns"]) != now["columns"]:  # earlier versions did not say
         return None
     changed = changed_dates(ctx.catalog, "events", int(state["events"]), now["events"])
     if changed is None:

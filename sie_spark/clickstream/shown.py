@@ -59,10 +59,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     """
     settings = dataset.impressions
     lists = select_events(events, settings.event, "impressions.event")
-    context = list(settings.context)
-    if dataset.kind != "events" and not context:
-        own = (*INTERNAL, *LABELS, "sampling_rate", "extra", "position", "list_id")
-        context = [name for name in events.columns if name not in own]
+    context = context_of(dataset, events.columns)
     for name in [*context, *settings.parallel.values(), *([settings.items] if settings.items else [])]:
         if name not in events.columns:
             raise ConfigError(f"impressions: no event column '{name}'", remedy=nearest(name, events.columns))
@@ -105,6 +102,14 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
         "sampling_rate",
         *[F.col(name).alias(f"_m_{name}") for name in extra],
     )
+
+
+def context_of(dataset: Dataset, columns: Sequence[str]) -> list[str]:
+    """The event columns that are carried to impressions: those asked for; without lists all that have no other use."""
+    if dataset.kind == "events" or dataset.impressions.context:
+        return list(dataset.impressions.context)
+    own = (*INTERNAL, *LABELS, "sampling_rate", "extra", "position", "list_id")
+    return [name for name in columns if name not in own]
 
 
 def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:

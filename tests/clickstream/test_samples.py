@@ -572,3 +572,21 @@ def test_recent_items_are_counted_in_items(make_context, tmp_path: Path) -> None
     ingest.run(ctx)
     samples.run(ctx)
     assert rows(ctx.catalog.read("impressions").select("recent_items")) == [{"recent_items": ["i2", "i1"]}]
+
+
+def test_a_column_that_events_gain_comes_to_every_date(make_context, tmp_path: Path) -> None:
+    """Impressions that came labelled carry every column: the table is made anew, or the dates are refused."""
+    columns = {"item_id": "item", "label": "price > 1", "user_id": "user", "key": "id"}
+    more = {**columns, "price": "price"}
+    old, new = (write(tmp_path / f"{day}.json", event(str(day), ts=START + day * DAY)) for day in (0, 1))
+    first = make_context(settings(old, kind="impressions", columns=columns))
+    ingest.run(first)
+    samples.run(first)
+    then = settings(new, kind="impressions", columns=more)
+    ingest.run(make_context(then))
+    with pytest.raises(ConfigError, match="would not have the other dates' columns: price"):
+        samples.run(make_context({**then, "run": {"date_from": "2024-03-02"}}))
+    ctx = make_context(then)
+    assert samples.run(ctx).details["dates_rebuilt"] == ["2024-03-01", "2024-03-02"]
+    found = ctx.catalog.read("impressions").select("event_id", "price").orderBy("event_ts")
+    assert [row["price"] for row in rows(found)] == [None, 1.5]
