@@ -245,3 +245,15 @@ def test_upkeep_keeps_rows_and_lets_verbatim_text_go(make_context, tmp_path: Pat
     spark.sql(f"ALTER TABLE {ctx.catalog.sql_name('events')} DROP CONSTRAINT rate")
     with pytest.raises(DataError, match="lost delta.constraints.rate"):
         maintain.run(ctx)
+
+
+def test_a_killed_run_leaves_no_empty_key(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+
+    def killed(_: int) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("secrets.token_hex", killed)
+        load_key(Root(tmp_path), say=print)
+    assert len(load_key(Root(tmp_path), say=print)) == 64
