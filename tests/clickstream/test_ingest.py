@@ -1,5 +1,6 @@
 """Ingest: every rule seen to fire, every row accounted for, everything exactly once."""
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -348,3 +349,33 @@ def test_one_data_set_and_one_key_a_root(make_context, tmp_path: Path, monkeypat
     monkeypatch.setenv("SIE_PSEUDONYM_KEY", "another key")
     with pytest.raises(PlatformError, match="made with another pseudonym key"):
         ingest.run(make_context(settings(log)))
+
+
+def test_tables_that_were_removed_are_filled_from_every_batch(make_context, tmp_path: Path) -> None:
+    logs = [write(tmp_path / f"{name}.json", event(name)) for name in "ab"]
+    for log in logs:
+        ingest.run(make_context(settings(log)))
+    shutil.rmtree(tmp_path / "root" / "tables")
+    results = [ingest.run(make_context(settings(log))) for log in (*logs, *logs)]
+    assert [result.skipped for result in results] == [False, False, True, True]
+    assert make_context(settings(log)).catalog.read("events").count() == 2
+
+
+def test_a_batch_that_fails_the_identity_is_staged_again(make_context, tmp_path: Path, monkeypatch) -> None:
+    log = write(tmp_path / "log.json", event("1"), event("2"))
+    found = staging.distinct_rows
+
+    def more(ctx, fingerprint, counts):  # as when the source changes while it is read
+        return found(ctx, fingerprint, dataclasses.replace(counts, read=3))
+
+    with monkeypatch.context() as patch, pytest.raises(RowIdentityError, match="rows read 3"):
+        patch.setattr(ingest, "distinct_rows", more)
+        ingest.run(make_context(settings(log)))
+    assert not [file for file in (tmp_path / "root" / "_staging").iterdir() if file.suffix == ".json"]
+    assert ingest.run(make_context(settings(log))).rows.kept == 2
+
+
+def test_a_root_is_claimed_by_what_it_holds(make_context, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        ingest.run(make_context(settings(tmp_path / "absent.json", name="mistyped")))
+    ingest.run(make_context(settings(write(tmp_path / "log.json", event("1")))))
