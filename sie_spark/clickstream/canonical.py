@@ -116,9 +116,9 @@ def _canonical(
         outside = columns["event_ts"].isNotNull() & ~sensible(columns["event_ts"])
         reasons.append(("event_ts:required", columns["event_ts"].isNull()))
         reasons.append(("event_ts:absurd", outside))
-    if dataset.kind == "events":
+    if "event_type" in columns:
         reasons.append(("event_type:required", columns["event_type"].isNull()))
-    elif "label" in columns:
+    if dataset.kind != "events":
         text = F.lower(columns["label"].cast("string"))
         known = text.try_cast("double").isin(0.0, 1.0) | text.isin("true", "false")
         reasons.append(("label:not 0 or 1", ~F.coalesce(known, F.lit(False))))

@@ -379,3 +379,12 @@ def test_a_root_is_claimed_by_what_it_holds(make_context, tmp_path: Path) -> Non
     with pytest.raises(SourceError, match="no such file"):
         ingest.run(make_context(settings(tmp_path / "absent.json", name="mistyped")))
     ingest.run(make_context(settings(write(tmp_path / "log.json", event("1")))))
+
+
+def test_a_row_without_a_type_is_rejected_whatever_the_kind(make_context, tmp_path: Path) -> None:
+    """CHECK constraint has_type would fail the whole batch."""
+    columns = {"event_type": "kind", "item_id": "item", "label": "price > 1", "key": "id"}
+    log = write(tmp_path / "log.json", event("1"), event("2", kind=None))
+    ctx = make_context(settings(log, kind="impressions", columns=columns))
+    assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
+    assert reasons(ctx) == {"2": ["event_type:required"]}
