@@ -262,14 +262,15 @@ def _as_before(
     policy = dataset.source.on_type_change
     if actual == "void":
         return column.cast(wanted), []
-    if policy == "refuse" and (actual, wanted) not in {
-        ("int", "bigint"),
-        ("int", "double"),
-        ("float", "double"),
-    }:
+    nested = wanted.startswith(("array", "map", "struct"))  # which no text is cast to
+    if nested and policy == "quarantine":
+        return F.lit(None).cast(wanted), [(f"type_change:{name}", F.lit(True))]
+    wider = {("int", "bigint"), ("int", "double"), ("float", "double")}
+    if nested or (policy == "refuse" and (actual, wanted) not in wider):
+        others = "quarantine" if nested else "cast or quarantine"
         raise SourceError(
             f"{dataset.source.path}: column '{name}' is {actual} now and {wanted} in table events",
-            remedy=f"cast it in dataset.columns.{name}, or set source.on_type_change to cast or quarantine",
+            remedy=f"cast it in dataset.columns.{name}, or set source.on_type_change to {others}",
         )
     cast = column.cast("string").try_cast(wanted)
     failed = F.lit(True) if policy == "quarantine" else column.isNotNull() & cast.isNull()

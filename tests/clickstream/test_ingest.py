@@ -388,3 +388,19 @@ def test_a_row_without_a_type_is_rejected_whatever_the_kind(make_context, tmp_pa
     ctx = make_context(settings(log, kind="impressions", columns=columns))
     assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
     assert reasons(ctx) == {"2": ["event_type:required"]}
+
+
+def test_a_nested_column_of_another_type(make_context, tmp_path: Path) -> None:
+    """Spark casts no text to an array: quarantine rejects the rows, and cast is refused by name."""
+
+    def log(name: str, sql: str, policy: str) -> dict:
+        file = write(tmp_path / f"{name}.json", event(name))
+        mapping = {**settings(file)["dataset"]["columns"], "tags": sql}
+        return settings(file, source={"on_type_change": policy}, columns=mapping)
+
+    ingest.run(make_context(log("1", "array(price)", "refuse")))
+    with pytest.raises(SourceError, match="'tags' is array<string> now and array<double>"):
+        ingest.run(make_context(log("2", "array(item)", "cast")))
+    ctx = make_context(log("3", "array(item)", "quarantine"))
+    ingest.run(ctx)
+    assert reasons(ctx) == {"3": ["type_change:tags"]}
