@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
 from sie_spark.clickstream.staging import FOLDER, clear_all
-from sie_spark.clickstream.tables import LOCAL, NOW, commit_metadata, session_settings
+from sie_spark.clickstream.tables import LOCAL, NOW, commit_metadata, dates_in, session_settings
 from sie_spark.features.erase import erase_value
 from sie_spark.platform.catalog import TABLES, metadata, retried
 from sie_spark.platform.context import Context
@@ -195,7 +195,7 @@ def _delete_landed(ctx: Context, person: DataFrame) -> None:
         if "user_id" in rows.columns:
             theirs = theirs | F.coalesce(F.col("user_id") == F.col("_person"), F.lit(False))
         keys = rows.crossJoin(people).where(theirs).select("event_id").distinct()
-        _merge(ctx, f"delta.`{path}`", "event_id", keys, metadata(job=JOB, fingerprint=""))
+        _merge(ctx, f"delta.`{path}`", "t.event_id = s.event_id", keys, metadata(job=JOB, fingerprint=""))
         settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
         with session_settings(ctx.spark, settings):
             ctx.spark.sql(f"VACUUM delta.`{path}` RETAIN 0 HOURS").limit(1).count()
@@ -204,13 +204,14 @@ def _delete_landed(ctx: Context, person: DataFrame) -> None:
 def _commit(ctx: Context, found: Found) -> None:
     once = uuid.uuid4().hex  # what is left without a person is no table that was there before
     stamp = metadata(job=JOB, fingerprint=once, scope=JOB, dates=json.dumps(found.dates))
-    _merge(ctx, ctx.catalog.sql_name(found.table), found.key, found.who, stamp)
+    on = f"{dates_in(found.dates, 't.event_date')} AND t.{found.key} = s.{found.key}"
+    _merge(ctx, ctx.catalog.sql_name(found.table), on, found.who, stamp)
 
 
-def _merge(ctx: Context, table: str, key: str, who: DataFrame, stamp: str) -> None:
+def _merge(ctx: Context, table: str, on: str, who: DataFrame, stamp: str) -> None:
     """Delete by a join with data: neither the name nor its hash stands in a statement or a history."""
     who.createOrReplaceTempView(VIEW)
-    statement = f"MERGE INTO {table} t USING {VIEW} s ON t.{key} = s.{key} WHEN MATCHED THEN DELETE"
+    statement = f"MERGE INTO {table} t USING {VIEW} s ON {on} WHEN MATCHED THEN DELETE"
     with commit_metadata(ctx.spark, stamp):
         retried(lambda: ctx.spark.sql(statement).collect())  # one row of counts
     ctx.spark.catalog.dropTempView(VIEW)

@@ -179,6 +179,9 @@ def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypa
     assert ctx.catalog.read("events").count() == 1 and ctx.catalog.read("quarantine").count() == 0
     details = forget.run(ctx, user="Xanthippe", at_once=True).details  # goes on, and may be asked again
     assert details["removed"] == {"quarantine": 1, "events": 1}
+    commits = ctx.spark.sql(f"DESCRIBE HISTORY {ctx.catalog.sql_name('events')}").where("operation = 'MERGE'")
+    newest = commits.orderBy("version", ascending=False).first()
+    assert "2024-03-01" in newest["operationParameters"]["predicate"]  # other dates are not looked at
     held = Encoder.current(ctx.root)
     assert held is not None and oracle("Xanthippe") not in json.dumps(held.as_dict())
     files = [file for file in Path(ctx.root.uri).rglob("*") if file.is_file()]
