@@ -55,7 +55,9 @@ def fit_start_vectors(
     pairs = pairs.filter((F.col("user") > 0) & (F.col("item") > 0))
     if positives > settings.pairs:
         pairs = pairs.filter(unit_interval("user", F.lit("factorise")) < settings.pairs / positives)
-    table = pairs.groupBy("user", "item").count().limit(settings.pairs).toArrow()
+    counted = pairs.groupBy("user", "item").count()
+    # a sample can have more than was asked for: those of the rarest ids go, the same in every run
+    table = counted.orderBy("user", "item").limit(settings.pairs).toArrow()
     rows, columns, counts = (np.asarray(table[name].to_numpy()) for name in ("user", "item", "count"))
     found, energy = factorise(rows, columns, counts, sizes, settings.components)
     names = (settings.user, settings.item)
