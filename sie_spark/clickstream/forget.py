@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
 from sie_spark.clickstream.staging import FOLDER, clear_all
-from sie_spark.clickstream.tables import LOCAL, NOW, commit_metadata, dates_in, session_settings
+from sie_spark.clickstream.tables import commit_metadata, dates_in, vacuum_now
 from sie_spark.features.erase import erase_value
 from sie_spark.platform.catalog import TABLES, metadata, retried
 from sie_spark.platform.context import Context
@@ -196,9 +196,7 @@ def _delete_landed(ctx: Context, person: DataFrame) -> None:
             theirs = theirs | F.coalesce(F.col("user_id") == F.col("_person"), F.lit(False))
         keys = rows.crossJoin(people).where(theirs).select("event_id").distinct()
         _merge(ctx, f"delta.`{path}`", "t.event_id = s.event_id", keys, metadata(job=JOB, fingerprint=""))
-        settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
-        with session_settings(ctx.spark, settings):
-            ctx.spark.sql(f"VACUUM delta.`{path}` RETAIN 0 HOURS").limit(1).count()
+        vacuum_now(ctx.catalog, f"delta.`{path}`")
 
 
 def _commit(ctx: Context, found: Found) -> None:
@@ -218,11 +216,9 @@ def _merge(ctx: Context, table: str, on: str, who: DataFrame, stamp: str) -> Non
 
 
 def _erase_history(ctx: Context, table: str) -> None:
-    stamp = metadata(job=JOB, fingerprint="")
-    settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
-    with session_settings(ctx.spark, settings), commit_metadata(ctx.spark, stamp):
+    with commit_metadata(ctx.spark, metadata(job=JOB, fingerprint="")):
         ctx.spark.sql(f"REORG TABLE {table} APPLY (PURGE)").limit(1).count()
-        ctx.spark.sql(f"VACUUM {table} RETAIN 0 HOURS").limit(1).count()
+        vacuum_now(ctx.catalog, table)
 
 
 def _learners(ctx: Context, removed: dict[str, int]) -> dict[str, Any]:

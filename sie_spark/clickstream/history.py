@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.attribution import seconds_between
-from sie_spark.clickstream.shown import SESSION
+from sie_spark.clickstream.shown import SESSION, sequence
 from sie_spark.platform.config import History
 
 ACTION, COUNTED, TYPE, SEQ = "_action", "_counted", "_type", "_seq"
@@ -51,7 +51,7 @@ def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataF
 def shown_rows(rows: DataFrame, *, counted: Column | None = None) -> DataFrame:
     """Impressions as they are sorted among actions; ``counted``: 1 where they are actions themselves."""
     return rows.withColumns(
-        {ACTION: F.lit(0), COUNTED: F.lit(0) if counted is None else counted, SEQ: _sequence()}
+        {ACTION: F.lit(0), COUNTED: F.lit(0) if counted is None else counted, SEQ: sequence()}
     )
 
 
@@ -61,7 +61,7 @@ def action_columns() -> list[Column]:
         F.col("session_id").alias(SESSION),
         F.col("item_id"),
         F.col("event_ts"),
-        _sequence().alias(SEQ),
+        sequence().alias(SEQ),
         F.col("event_type").alias(TYPE),
         F.lit(1).alias(ACTION),
     ]
@@ -150,7 +150,3 @@ def list_history(settings: History, whole: WindowSpec) -> dict[str, Column]:
         place = F.max(F.when(is_last, F.col("position"))).over(whole)
         columns["hist_last_distance"] = F.col("position") - place
     return columns
-
-
-def _sequence() -> Column:
-    return F.coalesce(F.col("seq"), F.lit(0)).cast("bigint")

@@ -30,14 +30,13 @@ from sie_spark.clickstream.staging import (
 )
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
-    LOCAL,
-    NOW,
     around,
     column_types,
     dates_in,
     ensure,
     insert_new,
     session_settings,
+    vacuum_now,
 )
 from sie_spark.platform.catalog import metadata
 from sie_spark.platform.config import Source
@@ -186,10 +185,8 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     if counts is None:
         counts = stage(ctx, replace(canonical, frame=landed), fingerprint, _Look(raw, dataset.source))
     result = _publish(ctx, files, counts, fingerprint)
-    settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
-    with session_settings(ctx.spark, settings):  # no older version of rows that are in the tables
-        ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
-        ctx.spark.sql(f"VACUUM delta.`{landing}` RETAIN 0 HOURS").collect()  # one row: the path
+    ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
+    vacuum_now(ctx.catalog, f"delta.`{landing}`")  # no older version of rows that are in the tables
     return result
 
 

@@ -26,7 +26,7 @@ def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
     """
     # an event of nobody stands alone, and does not pile up with all others in one task
     someone = F.coalesce("user_id", F.concat(F.lit("\u0000"), F.col("event_id")))
-    ordered = Window.partitionBy(someone).orderBy("event_ts", _sequence(), "event_id")
+    ordered = Window.partitionBy(someone).orderBy("event_ts", sequence(), "event_id")
     since = F.unix_micros("event_ts") - F.unix_micros(F.lag("event_ts").over(ordered))
     frame = events.withColumn("_starts", since.isNull() | (since > int(gap_minutes * 60_000_000)))
     start = F.last(F.when(F.col("_starts"), F.col("event_ts")), ignorenulls=True).over(
@@ -228,5 +228,6 @@ def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
     return F.when(yes, 1).otherwise(0).cast("int")
 
 
-def _sequence() -> Column:
+def sequence() -> Column:
+    """The order among events of one time, bigint; 0 where there is none."""
     return F.coalesce(F.col("seq"), F.lit(0))
