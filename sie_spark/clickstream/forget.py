@@ -23,11 +23,10 @@ from sie_spark.platform.catalog import TABLES, metadata, retried
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
-from sie_spark.platform.root import read_bytes
 
 JOB = "forget"
 VIEW = "_sie_forget"
-FORGOTTEN = ("state", "forgotten.json")
+FORGOTTEN = ("state", "forgotten.json")  # what was noted of each person, by a hash of their keyed hash
 ARMS = ("reference", "full", "weighted", "random")
 
 
@@ -55,7 +54,7 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
     _delete_landed(ctx, person)
     samples = _sample_ids(ctx, tables, person)
     found = [one for table in tables if (one := _find(ctx, table, person, samples)) is not None]
-    known = _known(ctx)
+    known = ctx.root.read_json(*FORGOTTEN) or {}
     if not found and mark not in known:
         doubtful = _left_in_doubt(ctx, person)
         raise DataError(
@@ -105,14 +104,6 @@ class Found:
     who: DataFrame
     dates: list[str]
     rows: int
-
-
-def _known(ctx: Context) -> dict[str, Any]:
-    """What was noted of those who were forgotten, by a hash of their keyed hash."""
-    if not ctx.root.exists(*FORGOTTEN):
-        return {}
-    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path(*FORGOTTEN)))
-    return loaded
 
 
 def _sample_ids(ctx: Context, tables: list[str], person: DataFrame) -> DataFrame | None:
@@ -226,9 +217,8 @@ def _learners(ctx: Context, removed: dict[str, int]) -> dict[str, Any]:
     sets = [table for table in ("samples", "scores", "training_set") if table in removed]
     models = {}
     for arm in ARMS:
-        if ctx.root.exists("models", arm, "current.json"):
-            pointer = json.loads(read_bytes(ctx.root.path("models", arm, "current.json")))
-            table = "samples" if arm in ("reference", "full") else "training_set"
-            if table in removed:
-                models[arm] = pointer.get("fingerprint", "unknown")
+        pointer = ctx.root.read_json("models", arm, "current.json")
+        table = "samples" if arm in ("reference", "full") else "training_set"
+        if pointer is not None and table in removed:
+            models[arm] = pointer.get("fingerprint", "unknown")
     return {"training_sets": sets, "models": models}

@@ -44,7 +44,6 @@ from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, RowIdentityError, SourceError
 from sie_spark.platform.result import Rows, StageResult, TableRef
-from sie_spark.platform.root import read_bytes
 
 JOB = "ingest"
 LEDGER = "ingested"
@@ -108,7 +107,7 @@ def _check_root(ctx: Context) -> None:
             "dataset.source.incremental reads what is new, run.date_from and run.date_to pick dates: not both",
             remedy="leave out the dates, or back-fill with --set dataset.source.incremental=false",
         )
-    held = json.loads(read_bytes(ctx.root.path(*IDENTITY_FILE))) if ctx.root.exists(*IDENTITY_FILE) else {}
+    held = ctx.root.read_json(*IDENTITY_FILE) or {}
     filled = bool(held) and ctx.catalog.exists("events")
     if filled and held["dataset"] != dataset.name:
         raise ConfigError(
@@ -360,12 +359,11 @@ def _details(ctx: Context, files: Snapshot, counts: Counts, fate: Fate) -> dict[
 
 def _ledger(ctx: Context, fingerprint: str) -> dict[str, Any] | None:
     """What an earlier run said of a batch; None where the tables that it went into are not there any more."""
-    entry = (LEDGER, f"{fingerprint}.json")
-    if not (ctx.root.exists(*entry) and all(map(ctx.catalog.exists, ("events", "quarantine")))):
+    entry: dict[str, Any] | None = ctx.root.read_json(LEDGER, f"{fingerprint}.json")
+    if entry is None or not all(map(ctx.catalog.exists, ("events", "quarantine"))):
         return None
-    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path(*entry)))
     table = ctx.catalog.identity("events")
-    return loaded if loaded.get("table", table) == table else None
+    return entry if entry.get("table", table) == table else None
 
 
 def _result(ctx: Context, details: dict[str, Any], *, skipped: bool = False) -> StageResult:

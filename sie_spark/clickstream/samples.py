@@ -43,7 +43,6 @@ from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
-from sie_spark.platform.root import read_bytes
 
 JOB = "samples"
 # what attribution, history and list features look at or write
@@ -390,10 +389,7 @@ def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped:
 
 
 def _state(ctx: Context) -> dict[str, Any]:
-    if not ctx.root.exists("state", f"{JOB}.json"):
-        return {}
-    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path("state", f"{JOB}.json")))
-    return loaded
+    return ctx.root.read_json("state", f"{JOB}.json") or {}
 
 
 def _asked(ctx: Context) -> tuple[str | None, str | None]:
