@@ -173,7 +173,7 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
                 remedy=f"add '{name}': SQL over the source columns",
             )
     check_format(dataset, spark)
-    check_rules(dataset.rules, [*names, "event_ts"], spark)
+    check_rules(dataset.rules, names, spark)
     usual = Dataset.model_fields["identifiers"].get_default(call_default_factory=True)
     meant = {
         "event_key": dataset.event_key,

@@ -404,3 +404,11 @@ def test_a_nested_column_of_another_type(make_context, tmp_path: Path) -> None:
     ctx = make_context(log("3", "array(item)", "quarantine"))
     ingest.run(ctx)
     assert reasons(ctx) == {"3": ["type_change:tags"]}
+
+
+def test_a_rule_on_a_time_that_nothing_maps_is_named(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", event("1"))
+    table = {"kind": "tabular", "event_time": None, "event_key": [], "columns": {"label": "price > 1"}}
+    rule = {"column": "event_ts", "check": "required"}
+    with pytest.raises(ConfigError, match="rule 'event_ts:required': no canonical column 'event_ts'"):
+        ingest.run(make_context(settings(log, **table, rules=[rule])))
