@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.shown import select_events
+from sie_spark.clickstream.shown import select_events, sequence
 from sie_spark.platform.config import Attribution
 from sie_spark.platform.errors import ConfigError
 
@@ -88,7 +88,7 @@ def attribute(
         F.lit(1).alias(SIDE),
     )
     tie = F.desc(SIDE) if settings.strictly_later else F.asc(SIDE)
-    order = Window.partitionBy(*keys).orderBy(AT, F.coalesce(F.col(NTH), F.lit(0)), tie, "impression_id")
+    order = Window.partitionBy(*keys).orderBy(AT, sequence(NTH), tie, "impression_id")
     following = F.lead(F.struct(SIDE, AT, NTH)).over(order)
     united = left.unionByName(right, allowMissingColumns=True).withColumn(NEXT, following)
     near = (F.col(f"{NEXT}.{SIDE}") == 1) & in_window(F.col(AT), F.col(f"{NEXT}.{AT}"), settings)

@@ -47,7 +47,6 @@ KEYS = {
     "item_id": "string",
 }
 RESERVED = ("event_date", "sampling_rate", "source_file", "reasons", "record", "unparsed", "extra")
-FIRST = ("event_id", "event_date", *IDENTITY)
 ID_LENGTH = 32
 
 
@@ -100,32 +99,15 @@ def _canonical(
 ) -> Canonical:
     frame, missing = _mapped(raw, dataset)
     if "event_ts" in names:  # a column of its own: parsed once, and what the rules see is a time
-        kind = frame.schema["_c_event_ts"].dataType.simpleString()
-        frame = frame.withColumn("_c_event_ts", parse_time(F.col("_c_event_ts"), kind, dataset))
-    kinds = {field.name: field.dataType.simpleString() for field in frame.schema}
-    holders = {name: f"_c_{name}" for name in names}
-    frame = with_references(frame, dataset.rules, holders, spark)
+        kind = frame.schema["event_ts"].dataType.simpleString()
+        frame = frame.withColumn("event_ts", parse_time(F.col("event_ts"), kind, dataset))
+    types = {field.name: field.dataType.simpleString() for field in frame.schema}
+    frame = with_references(frame, dataset.rules, spark)
     frame = with_key(frame, key, spark)
-    # under their own names too: the SQL of a rule is left to Spark, which knows a name from a type or a text
-    frame = frame.select("*", *[F.col(held).alias(name) for name, held in holders.items()])
 
-    columns = {name: F.col(f"_c_{name}") for name in names}
-    types = {name: kinds[f"_c_{name}"] for name in names}
-    reasons: list[tuple[str, Column]] = []
-    if "event_ts" in columns:
-        outside = columns["event_ts"].isNotNull() & ~sensible(columns["event_ts"])
-        reasons.append(("event_ts:required", columns["event_ts"].isNull()))
-        reasons.append(("event_ts:absurd", outside))
-    if dataset.kind == "events":
-        reasons.append(("event_type:required", columns["event_type"].isNull()))
-    elif "label" in columns:
-        text = F.lower(columns["label"].cast("string"))
-        known = text.try_cast("double").isin(0.0, 1.0) | text.isin("true", "false")
-        reasons.append(("label:not 0 or 1", ~F.coalesce(known, F.lit(False))))
-    rate = F.expr(dataset.sampling_rate).try_cast("double") if dataset.sampling_rate else F.lit(1.0)
-    if dataset.sampling_rate:
-        rate = F.col("_c_sampling_rate").cast("string").try_cast("double")
-        reasons.append(("sampling_rate:not in (0, 1]", ~F.coalesce((rate > 0) & (rate <= 1), F.lit(False))))
+    columns = {name: F.col(name) for name in names}
+    rate = F.col("sampling_rate").cast("string").try_cast("double") if dataset.sampling_rate else F.lit(1.0)
+    reasons = _always(columns, rate, dataset)
     for name, wanted in KEYS.items():
         if name in columns and types[name] != wanted:
             cast = columns[name].cast("string").try_cast(wanted)
@@ -144,11 +126,8 @@ def _canonical(
     every = F.when(parsed, both(F.col(DRIFT), names_of(reasons))).otherwise(F.array(F.lit("unparsable")))
     identifiers = [name for name in dataset.identifiers if name in columns]
     out = frame.select(
-        *[
-            (pseudonym(columns[name]) if name in identifiers else columns[name]).alias(f"_c_{name}")
-            for name in names
-        ],
-        rate.alias("_rate"),
+        *[(pseudonym(columns[name]) if name in identifiers else columns[name]).alias(name) for name in names],
+        rate.alias("sampling_rate"),
         every.alias("reasons"),
         *[test.alias(flag) for flag, (_, test) in warned.items()],
         *[F.col(name) for name in (UNPARSED, FILE, EXTRA, TEXT, SOURCE, INNER, OUTER, *raw.masks)],
@@ -156,7 +135,7 @@ def _canonical(
     # written as JSON only where it is kept, or is all there is to tell records apart
     needed = (F.size("reasons") > 0) | F.col(TEXT).isNull()
     if dataset.event_key:
-        keyless = reduce(or_, [F.col(f"_c_{name}").isNull() for name in dataset.event_key])
+        keyless = reduce(or_, [F.col(name).isNull() for name in dataset.event_key])
         needed = (F.size("reasons") > 0) | (F.col(TEXT).isNull() & keyless)
     out = out.withColumn("_record", F.when(needed, _record(raw, dataset, identifiers)))
     named = {flag: name for flag, (name, _) in warned.items()}
@@ -194,7 +173,7 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
                 remedy=f"add '{name}': SQL over the source columns",
             )
     check_format(dataset, spark)
-    check_rules(dataset.rules, [*names, "event_ts"], spark)
+    check_rules(dataset.rules, names, spark)
     usual = Dataset.model_fields["identifiers"].get_default(call_default_factory=True)
     meant = {
         "event_key": dataset.event_key,
@@ -210,7 +189,7 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
 
 
 def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
-    """Every canonical column as ``_c_<name>``; source columns that are missing are null where allowed."""
+    """The canonical columns by name; source columns that are missing are null where allowed."""
     from pyspark.errors import PySparkException
 
     wanted = dict(dataset.columns)
@@ -242,7 +221,7 @@ def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
                 missing.append(column)
                 frame = frame.withColumn(column, F.lit(None).cast("string"))
     helpers = [F.col(name) for name in (*HELPERS, *raw.masks)]
-    return frame.select(*[F.expr(sql).alias(f"_c_{name}") for name, sql in wanted.items()], *helpers), missing
+    return frame.select(*[F.expr(sql).alias(name) for name, sql in wanted.items()], *helpers), missing
 
 
 def _setting(name: str, dataset: Dataset) -> str:
@@ -270,6 +249,24 @@ def _one_value_a_row(frame: DataFrame, expression: Column) -> None:
     frame.select(UNPARSED, F.struct(expression)).schema  # noqa: B018
 
 
+def _always(columns: Mapping[str, Column], rate: Column, dataset: Dataset) -> list[tuple[str, Column]]:
+    """What no record may lack, whatever the rules say: (reason, test)."""
+    reasons: list[tuple[str, Column]] = []
+    if "event_ts" in columns:
+        outside = columns["event_ts"].isNotNull() & ~sensible(columns["event_ts"])
+        reasons.append(("event_ts:required", columns["event_ts"].isNull()))
+        reasons.append(("event_ts:absurd", outside))
+    if "event_type" in columns:
+        reasons.append(("event_type:required", columns["event_type"].isNull()))
+    if dataset.kind != "events":
+        text = F.lower(columns["label"].cast("string"))
+        known = text.try_cast("double").isin(0.0, 1.0) | text.isin("true", "false")
+        reasons.append(("label:not 0 or 1", ~F.coalesce(known, F.lit(False))))
+    if dataset.sampling_rate:
+        reasons.append(("sampling_rate:not in (0, 1]", ~F.coalesce((rate > 0) & (rate <= 1), F.lit(False))))
+    return reasons
+
+
 def _rejects(dataset: Dataset) -> bool:
     return dataset.source.on_missing_column == "quarantine"
 
@@ -281,14 +278,15 @@ def _as_before(
     policy = dataset.source.on_type_change
     if actual == "void":
         return column.cast(wanted), []
-    if policy == "refuse" and (actual, wanted) not in {
-        ("int", "bigint"),
-        ("int", "double"),
-        ("float", "double"),
-    }:
+    nested = wanted.startswith(("array", "map", "struct"))  # which no text is cast to
+    if nested and policy == "quarantine":
+        return F.lit(None).cast(wanted), [(f"type_change:{name}", F.lit(True))]
+    wider = {("int", "bigint"), ("int", "double"), ("float", "double")}
+    if nested or (policy == "refuse" and (actual, wanted) not in wider):
+        others = "quarantine" if nested else "cast or quarantine"
         raise SourceError(
             f"{dataset.source.path}: column '{name}' is {actual} now and {wanted} in table events",
-            remedy=f"cast it in dataset.columns.{name}, or set source.on_type_change to cast or quarantine",
+            remedy=f"cast it in dataset.columns.{name}, or set source.on_type_change to {others}",
         )
     cast = column.cast("string").try_cast(wanted)
     failed = F.lit(True) if policy == "quarantine" else column.isNotNull() & cast.isNull()
@@ -321,7 +319,7 @@ def _expression(frame: DataFrame, rule: Rule, names: list[str]) -> Column:
         _one_value_a_row(frame, holds)
     except PySparkException as error:
         raise ConfigError(
-            f"rule '{rule_name(rule)}': '{rule.expression}' is not valid: {reason(error).replace('_c_', '')}",
+            f"rule '{rule_name(rule)}': '{rule.expression}' is not valid: {reason(error)}",
             remedy=f"correct the SQL; it may use {', '.join(names)}",
         ) from None
     return holds
@@ -346,7 +344,7 @@ def _record(raw: Raw, dataset: Dataset, identifiers: list[str]) -> Column:
         fields.append(field.alias(name))
     # an identifier made by an expression has another hash than the field: both are kept, for 'sie forget'
     made = [name for name in identifiers if name not in struct.names]  # type: ignore[attr-defined]
-    fields += [F.col(f"_c_{name}").alias(name) for name in made]
+    fields += [F.col(name) for name in made]
     if dataset.source.on_new_column == "quarantine":
         fields.append(F.col(EXTRA).alias("undeclared"))
     return F.to_json(F.struct(*fields), AS_JSON)
@@ -375,7 +373,7 @@ def _finished(
         if name in ("event_id", *columns):
             continue
         if name in names:
-            columns[name] = F.col(f"_c_{name}")
+            columns[name] = F.col(name)
         elif name == "event_ts":
             columns[name] = F.lit(None).cast("timestamp")
         else:
@@ -385,7 +383,7 @@ def _finished(
     date = F.when(good_time, F.to_date(columns["event_ts"])).otherwise(F.lit(UNKNOWN_DATE).cast("date"))
     if dataset.event_key:
         # null where a part is: records without a key are told apart by all they hold
-        parts = [F.col(f"_c_{name}").cast("string") for name in dataset.event_key]
+        parts = [F.col(name).cast("string") for name in dataset.event_key]
         separated = [
             part for at, key in enumerate(parts) for part in ([F.lit("\u0001")] if at else []) + [key]
         ]
@@ -399,9 +397,7 @@ def _finished(
         event_id.alias("event_id"),
         date.alias("event_date"),
         *[column.alias(name) for name, column in columns.items()],
-        F.col("_rate").alias("sampling_rate"),
-        *extra,
-        F.col("reasons"),
+        *[F.col("sampling_rate"), *extra, F.col("reasons")],
         F.when(rejected & F.col(UNPARSED).isNull(), F.col("_record")).alias("record"),
         F.col(UNPARSED).alias("unparsed"),
         F.col(FILE).alias("source_file"),

@@ -14,11 +14,10 @@ from sie_spark.clickstream.stale import changed_dates
 from sie_spark.clickstream.tables import dates_in
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.root import read_bytes
 
 Facts = dict[str, Any]  # ISO date: JSON value
 POSITIONS = 50  # further down the list counts as one
-FORMAT = 2  # of what is kept: facts of another format are counted anew
+FORMAT = 3  # of what is kept: facts of another format are counted anew
 
 
 def facts_by_date(
@@ -35,7 +34,7 @@ def facts_by_date(
         what else it depends on (plain data).
     """
     place, made = ("state", f"days-{table}.json"), [FORMAT, ctx.catalog.identity(table), digest([settings])]
-    held = json.loads(read_bytes(ctx.root.path(*place))) if ctx.root.exists(*place) else {}
+    held = ctx.root.read_json(*place) or {}
     if held.get("of") != made or ctx.config.run.force:
         held = {}
     changed = changed_dates(ctx.catalog, table, held["version"], version) if held else None

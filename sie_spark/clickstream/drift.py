@@ -44,7 +44,6 @@ class Raw:
     frame: DataFrame
     columns: list[str]
     untyped: dict[str, str]
-    new_columns: list[str]
     bits: dict[str, tuple[str, int]] = field(default_factory=dict)
     others: tuple[Raw, ...] = ()
     folders: tuple[str, ...] = ()
@@ -134,7 +133,7 @@ def typed_from_text(
     typed_frame = frame.select(
         *columns, *others, FILE, UNPARSED, drift.alias(DRIFT), EXTRA, TEXT, source.alias(SOURCE), *masks
     )
-    return Raw(typed_frame, [*schema.names, *partitions], untyped, [], folders=tuple(partitions))
+    return Raw(typed_frame, [*schema.names, *partitions], untyped, folders=tuple(partitions))
 
 
 def cast_text(text: Column, wanted: DataType) -> Column:

@@ -17,17 +17,16 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
 from sie_spark.clickstream.staging import FOLDER, clear_all
-from sie_spark.clickstream.tables import LOCAL, NOW, commit_metadata, session_settings
+from sie_spark.clickstream.tables import commit_metadata, dates_in, vacuum_now
 from sie_spark.features.erase import erase_value
 from sie_spark.platform.catalog import TABLES, metadata, retried
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
-from sie_spark.platform.root import read_bytes
 
 JOB = "forget"
 VIEW = "_sie_forget"
-FORGOTTEN = ("state", "forgotten.json")
+FORGOTTEN = ("state", "forgotten.json")  # what was noted of each person, by a hash of their keyed hash
 ARMS = ("reference", "full", "weighted", "random")
 
 
@@ -55,7 +54,7 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
     _delete_landed(ctx, person)
     samples = _sample_ids(ctx, tables, person)
     found = [one for table in tables if (one := _find(ctx, table, person, samples)) is not None]
-    known = _known(ctx)
+    known = ctx.root.read_json(*FORGOTTEN) or {}
     if not found and mark not in known:
         doubtful = _left_in_doubt(ctx, person)
         raise DataError(
@@ -105,14 +104,6 @@ class Found:
     who: DataFrame
     dates: list[str]
     rows: int
-
-
-def _known(ctx: Context) -> dict[str, Any]:
-    """What was noted of those who were forgotten, by a hash of their keyed hash."""
-    if not ctx.root.exists(*FORGOTTEN):
-        return {}
-    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path(*FORGOTTEN)))
-    return loaded
 
 
 def _sample_ids(ctx: Context, tables: list[str], person: DataFrame) -> DataFrame | None:
@@ -195,33 +186,30 @@ def _delete_landed(ctx: Context, person: DataFrame) -> None:
         if "user_id" in rows.columns:
             theirs = theirs | F.coalesce(F.col("user_id") == F.col("_person"), F.lit(False))
         keys = rows.crossJoin(people).where(theirs).select("event_id").distinct()
-        _merge(ctx, f"delta.`{path}`", "event_id", keys, metadata(job=JOB, fingerprint=""))
-        settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
-        with session_settings(ctx.spark, settings):
-            ctx.spark.sql(f"VACUUM delta.`{path}` RETAIN 0 HOURS").limit(1).count()
+        _merge(ctx, f"delta.`{path}`", "t.event_id = s.event_id", keys, metadata(job=JOB, fingerprint=""))
+        vacuum_now(ctx.catalog, f"delta.`{path}`")
 
 
 def _commit(ctx: Context, found: Found) -> None:
     once = uuid.uuid4().hex  # what is left without a person is no table that was there before
     stamp = metadata(job=JOB, fingerprint=once, scope=JOB, dates=json.dumps(found.dates))
-    _merge(ctx, ctx.catalog.sql_name(found.table), found.key, found.who, stamp)
+    on = f"{dates_in(found.dates, 't.event_date')} AND t.{found.key} = s.{found.key}"
+    _merge(ctx, ctx.catalog.sql_name(found.table), on, found.who, stamp)
 
 
-def _merge(ctx: Context, table: str, key: str, who: DataFrame, stamp: str) -> None:
+def _merge(ctx: Context, table: str, on: str, who: DataFrame, stamp: str) -> None:
     """Delete by a join with data: neither the name nor its hash stands in a statement or a history."""
     who.createOrReplaceTempView(VIEW)
-    statement = f"MERGE INTO {table} t USING {VIEW} s ON t.{key} = s.{key} WHEN MATCHED THEN DELETE"
+    statement = f"MERGE INTO {table} t USING {VIEW} s ON {on} WHEN MATCHED THEN DELETE"
     with commit_metadata(ctx.spark, stamp):
         retried(lambda: ctx.spark.sql(statement).collect())  # one row of counts
     ctx.spark.catalog.dropTempView(VIEW)
 
 
 def _erase_history(ctx: Context, table: str) -> None:
-    stamp = metadata(job=JOB, fingerprint="")
-    settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
-    with session_settings(ctx.spark, settings), commit_metadata(ctx.spark, stamp):
+    with commit_metadata(ctx.spark, metadata(job=JOB, fingerprint="")):
         ctx.spark.sql(f"REORG TABLE {table} APPLY (PURGE)").limit(1).count()
-        ctx.spark.sql(f"VACUUM {table} RETAIN 0 HOURS").limit(1).count()
+        vacuum_now(ctx.catalog, table)
 
 
 def _learners(ctx: Context, removed: dict[str, int]) -> dict[str, Any]:
@@ -229,9 +217,8 @@ def _learners(ctx: Context, removed: dict[str, int]) -> dict[str, Any]:
     sets = [table for table in ("samples", "scores", "training_set") if table in removed]
     models = {}
     for arm in ARMS:
-        if ctx.root.exists("models", arm, "current.json"):
-            pointer = json.loads(read_bytes(ctx.root.path("models", arm, "current.json")))
-            table = "samples" if arm in ("reference", "full") else "training_set"
-            if table in removed:
-                models[arm] = pointer.get("fingerprint", "unknown")
+        pointer = ctx.root.read_json("models", arm, "current.json")
+        table = "samples" if arm in ("reference", "full") else "training_set"
+        if pointer is not None and table in removed:
+            models[arm] = pointer.get("fingerprint", "unknown")
     return {"training_sets": sets, "models": models}

@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.attribution import seconds_between
-from sie_spark.clickstream.shown import SESSION
+from sie_spark.clickstream.shown import SESSION, sequence
 from sie_spark.platform.config import History
 
 ACTION, COUNTED, TYPE, SEQ = "_action", "_counted", "_type", "_seq"
@@ -51,7 +51,7 @@ def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataF
 def shown_rows(rows: DataFrame, *, counted: Column | None = None) -> DataFrame:
     """Impressions as they are sorted among actions; ``counted``: 1 where they are actions themselves."""
     return rows.withColumns(
-        {ACTION: F.lit(0), COUNTED: F.lit(0) if counted is None else counted, SEQ: _sequence()}
+        {ACTION: F.lit(0), COUNTED: F.lit(0) if counted is None else counted, SEQ: sequence()}
     )
 
 
@@ -61,7 +61,7 @@ def action_columns() -> list[Column]:
         F.col("session_id").alias(SESSION),
         F.col("item_id"),
         F.col("event_ts"),
-        _sequence().alias(SEQ),
+        sequence().alias(SEQ),
         F.col("event_type").alias(TYPE),
         F.lit(1).alias(ACTION),
     ]
@@ -84,11 +84,11 @@ def _by_session(both: DataFrame, settings: History, *, of_themselves: bool) -> D
     counted = F.col(COUNTED) == 1
     columns: dict[str, Column] = {}
     if settings.recent_items:
-        # the list is made once an action, and each shown item takes over the newest
-        of_items = F.col("item_id").isNotNull()  # a search between two views takes no item's place
-        own = Window.partitionBy(SESSION, COUNTED, of_items).orderBy("event_ts", SEQ, "item_id")
+        # the list is made once an action on an item, and each shown item takes over the newest
+        on_item = counted & F.col("item_id").isNotNull()
+        own = Window.partitionBy(SESSION, on_item).orderBy("event_ts", SEQ, "item_id")
         last = F.collect_list("item_id").over(own.rowsBetween(1 - settings.recent_items, 0))
-        listed = F.when(counted & of_items, F.reverse(last))
+        listed = F.when(on_item, F.reverse(last))
         # partition by session first, for the sake of the shuffle
         both = both.repartition(F.col(SESSION)).withColumn("_recent", listed)
         columns[RECENT] = F.last("_recent", ignorenulls=True).over(before)
@@ -150,7 +150,3 @@ def list_history(settings: History, whole: WindowSpec) -> dict[str, Column]:
         place = F.max(F.when(is_last, F.col("position"))).over(whole)
         columns["hist_last_distance"] = F.col("position") - place
     return columns
-
-
-def _sequence() -> Column:
-    return F.coalesce(F.col("seq"), F.lit(0)).cast("bigint")

@@ -30,14 +30,13 @@ from sie_spark.clickstream.staging import (
 )
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
-    LOCAL,
-    NOW,
     around,
     column_types,
     dates_in,
     ensure,
     insert_new,
     session_settings,
+    vacuum_now,
 )
 from sie_spark.platform.catalog import metadata
 from sie_spark.platform.config import Source
@@ -45,7 +44,6 @@ from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, RowIdentityError, SourceError
 from sie_spark.platform.result import Rows, StageResult, TableRef
-from sie_spark.platform.root import read_bytes
 
 JOB = "ingest"
 LEDGER = "ingested"
@@ -97,7 +95,7 @@ def run(ctx: Context) -> StageResult:
             return _incremental(ctx, files)
         fingerprint = batch_fingerprint(ctx, files)
         done = _ledger(ctx, fingerprint)
-        if done is not None and not ctx.config.run.force and ctx.catalog.exists("events"):
+        if done is not None and not ctx.config.run.force:
             ctx.save_details(JOB, done)
             return _result(ctx, done, skipped=True)
         counts = load_counts(ctx.root, fingerprint)
@@ -116,14 +114,14 @@ def _check_root(ctx: Context) -> None:
             "dataset.source.incremental reads what is new, run.date_from and run.date_to pick dates: not both",
             remedy="leave out the dates, or back-fill with --set dataset.source.incremental=false",
         )
-    held = json.loads(read_bytes(ctx.root.path(*IDENTITY_FILE))) if ctx.root.exists(*IDENTITY_FILE) else {}
-    if held and held["dataset"] != dataset.name:
+    held = ctx.root.read_json(*IDENTITY_FILE) or {}
+    filled = bool(held) and ctx.catalog.exists("events")
+    if filled and held["dataset"] != dataset.name:
         raise ConfigError(
             f"{ctx.root.uri} holds data set '{held['dataset']}', and this is '{dataset.name}'",
             remedy="give each data set a --root of its own",
         )
     mapping = mapping_digest(ctx)
-    filled = bool(held) and ctx.catalog.exists("events")
     if filled and not dataset.event_key and held.get("ids") != IDS:
         raise ConfigError(
             f"{ctx.root.uri} was made by an earlier version, which knew records without dataset.event_key by other"
@@ -143,12 +141,12 @@ def _check_root(ctx: Context) -> None:
 def _publish(ctx: Context, files: Snapshot, counts: Counts, fingerprint: str) -> StageResult:
     try:
         _check(ctx, counts)
-    except SourceError:
+        batch = distinct_rows(ctx, fingerprint, counts)
+        fate = publish(ctx, batch, counts, fingerprint)
+    except (SourceError, RowIdentityError):  # the next run reads the source again
         clear(ctx.root, fingerprint)
         raise
-    batch = distinct_rows(ctx, fingerprint, counts)
-    fate = publish(ctx, batch, counts, fingerprint)
-    details = _details(ctx, files, counts, fate)
+    details = {**_details(ctx, files, counts, fate), "table": ctx.catalog.identity("events")}
     ctx.root.write_bytes(json.dumps(details, sort_keys=True).encode(), LEDGER, f"{fingerprint}.json")
     ctx.save_details(JOB, details)
     clear(ctx.root, fingerprint)
@@ -186,17 +184,15 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     if landed.isEmpty():
         if not ctx.catalog.exists("events"):
             _check(ctx, Counts(0, 0))
-        nothing = {**_details(ctx, files, Counts(0, 0), Fate(0, 0, 0, 0))}
+        nothing = _details(ctx, files, Counts(0, 0), Fate(0, 0, 0, 0))
         return _result(ctx, nothing, skipped=True)
     fingerprint = digest([mapping, "landing", version])
     counts = load_counts(ctx.root, fingerprint)
     if counts is None:
         counts = stage(ctx, replace(canonical, frame=landed), fingerprint, _Look(raw, dataset.source))
     result = _publish(ctx, files, counts, fingerprint)
-    settings = {**NOW, **(LOCAL if ctx.root.is_local else {})}
-    with session_settings(ctx.spark, settings):  # no older version of rows that are in the tables
-        ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
-        ctx.spark.sql(f"VACUUM delta.`{landing}` RETAIN 0 HOURS").collect()  # one row: the path
+    ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
+    vacuum_now(ctx.catalog, f"delta.`{landing}`")  # no older version of rows that are in the tables
     return result
 
 
@@ -371,10 +367,12 @@ def _details(ctx: Context, files: Snapshot, counts: Counts, fate: Fate) -> dict[
 
 
 def _ledger(ctx: Context, fingerprint: str) -> dict[str, Any] | None:
-    if not ctx.root.exists(LEDGER, f"{fingerprint}.json"):
+    """What an earlier run said of a batch; None where the tables that it went into are not there any more."""
+    entry: dict[str, Any] | None = ctx.root.read_json(LEDGER, f"{fingerprint}.json")
+    if entry is None or not all(map(ctx.catalog.exists, ("events", "quarantine"))):
         return None
-    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path(LEDGER, f"{fingerprint}.json")))
-    return loaded
+    table = ctx.catalog.identity("events")
+    return entry if entry.get("table", table) == table else None
 
 
 def _result(ctx: Context, details: dict[str, Any], *, skipped: bool = False) -> StageResult:

@@ -51,9 +51,11 @@ def load_key(root: Root, *, say: Callable[[str], None]) -> bytes:
         )
     file = Path(root.path(KEY_FILE))
     if not file.exists():
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as stream:
+        # whole or not at all: half a key is a key too
+        partial = file.with_name(f"{KEY_FILE}.{os.getpid()}.part")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(secrets.token_hex(32))
+        os.replace(partial, file)
         say(f"{ENVIRONMENT} is not set: made a key for this root in {file} (mode 600); keep it safe")
     return _same_key(root, file.read_text().strip().encode())
 

@@ -21,11 +21,12 @@ def daily_counts(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
     """Shown and clicked per column, value and day, all columns in one pass.
 
     Returns columns which string, value string, event_date, shown bigint, clicked bigint. A click that came
-    after its impression's day does not count: nobody knew of it when the day ended.
+    after its impression's day does not count: nobody knew of it when the day ended. Delays are kept in whole
+    seconds, so that one within a second of midnight is taken to have come after it.
     """
-    delay = click_delay(rows.columns)
-    clicked_at = F.timestamp_micros(F.unix_micros("event_ts") + delay * F.lit(1_000_000))
-    known = (F.col("click") == 1) & (delay.isNull() | (F.to_date(clicked_at) == F.col(DAY)))
+    latest = (click_delay(rows.columns) + 1) * F.lit(1_000_000) - 1
+    clicked_at = F.timestamp_micros(F.unix_micros("event_ts") + latest)
+    known = (F.col("click") == 1) & (latest.isNull() | (F.to_date(clicked_at) == F.col(DAY)))
     groups = [(ALL, F.lit(""))] + [(name, F.col(name).cast("string")) for name in columns]
     pairs = F.array(*[F.struct(F.lit(name).alias("which"), value.alias("value")) for name, value in groups])
     flat = rows.select(DAY, known.alias("known"), F.explode(pairs).alias("group"))

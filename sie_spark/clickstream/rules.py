@@ -113,13 +113,8 @@ def violation(rule: Rule, columns: Mapping[str, Column], types: Mapping[str, str
     return F.lit(True)  # 'expression' is evaluated where its SQL has names: see canonical
 
 
-def with_references(
-    frame: DataFrame, rules: Sequence[Rule], columns: Mapping[str, str], spark: SparkSession
-) -> DataFrame:
-    """Join a flag for each ``reference`` rule: not null where the value is in the table it names.
-
-    ``columns``: canonical name to the column of ``frame`` that holds it.
-    """
+def with_references(frame: DataFrame, rules: Sequence[Rule], spark: SparkSession) -> DataFrame:
+    """Join a flag for each ``reference`` rule: not null where the value is in the table it names."""
     for rule in rules:
         if rule.check != "reference":
             continue
@@ -134,13 +129,8 @@ def with_references(
         key = f"{_flag(rule)}_key"
         valid = found.select(F.col(f"`{rule.key}`").cast("string").alias(key)).where(F.col(key).isNotNull())
         valid = valid.distinct().withColumn(_flag(rule), F.lit(True))
-        frame = frame.join(valid, frame[columns[rule.column]].cast("string") == valid[key], "left").drop(key)
+        frame = frame.join(valid, frame[rule.column].cast("string") == valid[key], "left").drop(key)
     return frame
-
-
-def reference_flags(rules: Sequence[Rule]) -> list[str]:
-    """Names of the columns that :func:`with_references` adds."""
-    return [_flag(rule) for rule in rules if rule.check == "reference"]
 
 
 def _members(values: Sequence[str], kind: str) -> list[Column]:

@@ -18,7 +18,7 @@ from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_h
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
     SESSION,
-    carried_columns,
+    context_of,
     list_relative,
     packed,
     select_events,
@@ -44,7 +44,6 @@ from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
-from sie_spark.platform.root import read_bytes
 
 JOB = "samples"
 # what attribution, history and list features look at or write
@@ -60,7 +59,7 @@ USED = (
     *CLICK,
     SESSION,
 )
-MADE_BY = ("state", "impressions-settings")
+MADE_BY = ("state", "impressions.json")  # the settings digest that the table was made by
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
 
@@ -111,7 +110,7 @@ def run(ctx: Context) -> StageResult:
         else:
             dates = _written(ctx, _restrict(ctx, stale), events, newest, fingerprint, everything=False)
         if _made_by(ctx) != mapping:
-            ctx.root.write_bytes(mapping.encode(), *MADE_BY)
+            ctx.root.write_bytes(json.dumps(mapping).encode(), *MADE_BY)
         if ctx.config.dataset.history.rates:
             refresh_daily_counts(ctx)
         counted = facts_by_date(ctx, "impressions", catalog.version("impressions"), label_counts)
@@ -236,12 +235,16 @@ def _warn_of_rates(ctx: Context, have: list[str]) -> None:
         )
 
 
+def _taken(dataset: Dataset, columns: Sequence[str]) -> list[str]:
+    """The event columns that decide which columns impressions have, and what their labels and positions are."""
+    read = {*context_of(dataset, columns), "click", "conversion", "position"}
+    return [name for name in columns if name in read]
+
+
 def settings_digest(dataset: Dataset, columns: Sequence[str]) -> str:
-    """The settings that impressions depend on; where they take over all event columns, these too."""
+    """What impressions depend on beside the rows of events: settings, and which of these columns are taken."""
     options = dataset.options()
-    chosen = {name: options[name] for name in SETTINGS}
-    carried = carried_columns(dataset, columns)
-    return digest(chosen if carried == dataset.impressions.context else {**chosen, "carried": carried})
+    return digest({**{name: options[name] for name in SETTINGS}, "taken": _taken(dataset, columns)})
 
 
 def _check_asked(ctx: Context, mapping: str) -> None:
@@ -256,7 +259,8 @@ def _check_asked(ctx: Context, mapping: str) -> None:
 
 def _made_by(ctx: Context) -> str | None:
     """The settings that table ``impressions`` was made by, where they are known."""
-    return read_bytes(ctx.root.path(*MADE_BY)).decode() if ctx.root.exists(*MADE_BY) else None
+    made_by: str | None = ctx.root.read_json(*MADE_BY)
+    return made_by
 
 
 def _written(
@@ -400,10 +404,7 @@ def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped:
 
 
 def _state(ctx: Context) -> dict[str, Any]:
-    if not ctx.root.exists("state", f"{JOB}.json"):
-        return {}
-    loaded: dict[str, Any] = json.loads(read_bytes(ctx.root.path("state", f"{JOB}.json")))
-    return loaded
+    return ctx.root.read_json("state", f"{JOB}.json") or {}
 
 
 def _asked(ctx: Context) -> tuple[str | None, str | None]:

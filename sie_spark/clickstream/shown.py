@@ -26,7 +26,7 @@ def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
     """
     # an event of nobody stands alone, and does not pile up with all others in one task
     someone = F.coalesce("user_id", F.concat(F.lit("\u0000"), F.col("event_id")))
-    ordered = Window.partitionBy(someone).orderBy("event_ts", _sequence(), "event_id")
+    ordered = Window.partitionBy(someone).orderBy("event_ts", sequence(), "event_id")
     since = F.unix_micros("event_ts") - F.unix_micros(F.lag("event_ts").over(ordered))
     frame = events.withColumn("_starts", since.isNull() | (since > round(gap_minutes * 60_000_000)))
     start = F.last(F.when(F.col("_starts"), F.col("event_ts")), ignorenulls=True).over(
@@ -59,7 +59,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     """
     settings = dataset.impressions
     lists = select_events(events, settings.event, "impressions.event")
-    context = carried_columns(dataset, events.columns)
+    context = context_of(dataset, events.columns)
     for name in [*context, *settings.parallel.values(), *([settings.items] if settings.items else [])]:
         if name not in events.columns:
             raise ConfigError(f"impressions: no event column '{name}'", remedy=nearest(name, events.columns))
@@ -133,8 +133,8 @@ def _check_used(rows: DataFrame, events: DataFrame, dataset: Dataset) -> None:
             )
 
 
-def carried_columns(dataset: Dataset, columns: Sequence[str]) -> list[str]:
-    """The event columns that every impression takes over: the named ones, or all of a log that is labelled."""
+def context_of(dataset: Dataset, columns: Sequence[str]) -> list[str]:
+    """The event columns that are carried to impressions: those asked for; without lists all that have no other use."""
     if dataset.kind == "events" or dataset.impressions.context:
         return list(dataset.impressions.context)
     own = (*INTERNAL, *LABELS, "sampling_rate", "extra", "position", "list_id")
@@ -257,5 +257,6 @@ def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
     return F.when(yes, 1).otherwise(0).cast("int")
 
 
-def _sequence() -> Column:
-    return F.coalesce(F.col("seq"), F.lit(0))
+def sequence(column: str = "seq") -> Column:
+    """The order among events of one time, bigint; 0 where there is none."""
+    return F.coalesce(F.col(column), F.lit(0))

@@ -12,7 +12,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
@@ -327,7 +327,6 @@ def _read_csv(spark: SparkSession, settings: Source, files: Snapshot, stream: bo
             whole.frame.unionByName(part.frame, allowMissingColumns=True),
             sorted({*whole.columns, *part.columns}, key=[*whole.columns, *part.columns].index),
             {**whole.untyped, **part.untyped},
-            sorted({*whole.new_columns, *part.new_columns}),
             folders=whole.folders,
         )
     return whole
@@ -359,10 +358,10 @@ def _csv_part(
     many: bool,
 ) -> Raw:
     text = StructType([StructField(name, StringType()) for name in (*names, CORRUPT)])
-    reader = (spark.readStream if stream else spark.read).schema(text).options(**options)
+    reader: Any = (spark.readStream if stream else spark.read).schema(text).options(**options)
     if options.get("header", "false").lower() == "true" and many:
         reader = reader.option("enforceSchema", "false")  # Spark compares the headers nobody looked at
-    lines = _csv_lines(reader, paths)
+    lines = reader.format("csv").load(paths[0] if len(paths) == 1 else list(paths))
     partitions = [name for name in lines.columns if name not in text.names]
     fields = [field for field in (schema or StructType()) if field.name in names]
     new = [name for name in names if schema is not None and name not in schema.names]
@@ -380,9 +379,4 @@ def _csv_part(
     )
     frame = add_nulls(frame, schema, missing)
     raw = typed_from_text(frame, StructType(fields or kept), partitions)
-    return Raw(raw.frame, [*raw.columns, *missing], raw.untyped, new, folders=raw.folders)
-
-
-def _csv_lines(reader: Any, paths: Sequence[str]) -> DataFrame:
-    frame: DataFrame = reader.format("csv").load(paths[0] if len(paths) == 1 else list(paths))
-    return frame
+    return replace(raw, columns=[*raw.columns, *missing])

@@ -18,7 +18,7 @@ from sie_spark.clickstream.tables import within_days
 from sie_spark.clickstream.times import UNKNOWN_DATE
 from sie_spark.platform.catalog import Catalog, retried
 from sie_spark.platform.errors import RowIdentityError, SourceError
-from sie_spark.platform.root import Root, read_bytes
+from sie_spark.platform.root import Root
 
 if TYPE_CHECKING:
     from sie_spark.platform.context import Context
@@ -124,9 +124,8 @@ def save_counts(root: Root, fingerprint: str, counts: Counts) -> None:
 
 def load_counts(root: Root, fingerprint: str) -> Counts | None:
     """The counts of a staged batch that is whole, or None."""
-    if not root.exists(FOLDER, f"{fingerprint}.json"):
-        return None
-    return Counts(**json.loads(read_bytes(root.path(FOLDER, f"{fingerprint}.json"))))
+    found = root.read_json(FOLDER, f"{fingerprint}.json")
+    return None if found is None else Counts(**found)
 
 
 def staged(ctx: Context, fingerprint: str) -> DataFrame:

@@ -79,12 +79,16 @@ def affected(changed: Iterable[str], have: Iterable[str], reach: Reach) -> list[
 
 
 def maturing(have: Iterable[str], before: str | None, now: str | None, hours: float) -> list[str]:
-    """Dates that hold labels which became final when the newest event moved from ``before`` to ``now``."""
+    """Dates that hold labels which became final when the newest event moved from ``before`` to ``now``.
+
+    Or are not final any more: it goes back where the newest events were a person's who was forgotten.
+    """
     if now is None or before == now:
         return []
+    earlier, later = sorted((before or "", now))
     days = math.ceil(hours / 24.0)
-    first = date.fromisoformat(before[:10]) - timedelta(days=days) if before else date.min
-    last = date.fromisoformat(now[:10])
+    first = date.fromisoformat(earlier[:10]) - timedelta(days=days) if earlier else date.min
+    last = date.fromisoformat(later[:10])
     return [day for day in have if first <= date.fromisoformat(day) <= last]
 
 

@@ -141,6 +141,13 @@ def insert_new(
     return int(row["num_inserted_rows"]) if row is not None else 0
 
 
+def vacuum_now(catalog: Catalog, table: str) -> None:
+    """Remove the files that hold no current row, without the retention that time travel needs."""
+    settings = {**NOW, **(LOCAL if catalog.root.is_local else {})}
+    with session_settings(catalog.spark, settings):
+        catalog.spark.sql(f"VACUUM {table} RETAIN 0 HOURS").limit(1).count()
+
+
 def dates_in(dates: Iterable[str], column: str = "event_date") -> str:
     """A literal predicate over dates: a list, or bounds where the list would be long."""
     ordered = sorted(set(dates))

@@ -82,7 +82,7 @@ def read_parquet(
         if not is_glob(source):
             options.setdefault("basePath", source)  # folders named column=value stay columns
         layouts = [
-            Layout(spark.read.options(**options).parquet(*paths), paths[0], _clocks([footers[paths[0]]]))
+            _Layout(spark.read.options(**options).parquet(*paths), paths[0], _clocks([footers[paths[0]]]))
             for paths in groups
         ]
         # null, as in columns that Spark merges
@@ -108,7 +108,7 @@ def is_glob(path: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Layout:
+class _Layout:
     """Parquet files of the same columns: their rows, the first of them, and its columns of nanoseconds."""
 
     rows: DataFrame
@@ -166,7 +166,7 @@ def _clocks(schemas: Iterable[pyarrow.Schema]) -> dict[str, bool]:
     return {field.name: field.type.tz is not None for field in times if field.type.unit == "ns"}
 
 
-def _as_one(layouts: Sequence[Layout]) -> StructType:
+def _as_one(layouts: Sequence[_Layout]) -> StructType:
     """The columns of all layouts, times in nanoseconds as times; a type must be the same wherever it is."""
     found: dict[str, tuple[DataType, str]] = {}
     for layout in layouts:
@@ -227,4 +227,4 @@ def _judged(
         F.struct(*[F.col(f"`{name}`") for name in names if name not in new] or [F.lit(None)]).alias(SOURCE),
     )
     frame = add_nulls(frame, schema, missing)
-    return Raw(frame, [name for name in frame.columns if name not in HELPERS], {}, new)
+    return Raw(frame, [name for name in frame.columns if name not in HELPERS], {})

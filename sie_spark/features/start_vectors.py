@@ -19,7 +19,7 @@ from sie_spark.features.fit import Training
 from sie_spark.features.hashing import unit_interval
 from sie_spark.features.identifiers import Category
 from sie_spark.platform.config import StartVectors
-from sie_spark.platform.errors import ConfigError, DataError
+from sie_spark.platform.errors import DataError
 from sie_spark.platform.root import Root, read_bytes
 
 
@@ -40,8 +40,6 @@ def fit_start_vectors(
 
     Raises
     ------
-    ConfigError
-        when ``user`` or ``item`` is no category of the encoder.
     DataError
         when there are too few users or items to factorise.
     """
@@ -55,7 +53,9 @@ def fit_start_vectors(
     pairs = pairs.filter((F.col("user") > 0) & (F.col("item") > 0))
     if positives > settings.pairs:
         pairs = pairs.filter(unit_interval("user", F.lit("factorise")) < settings.pairs / positives)
-    table = pairs.groupBy("user", "item").count().limit(settings.pairs).toArrow()
+    counted = pairs.groupBy("user", "item").count()
+    # a sample can have more than was asked for: those of the rarest ids go, the same in every run
+    table = counted.orderBy("user", "item").limit(settings.pairs).toArrow()
     rows, columns, counts = (np.asarray(table[name].to_numpy()) for name in ("user", "item", "count"))
     found, energy = factorise(rows, columns, counts, sizes, settings.components)
     names = (settings.user, settings.item)
@@ -123,15 +123,8 @@ def _finish(vectors: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _pair(encoder: Encoder, settings: StartVectors) -> Encoder:
-    """An encoder of the user and the item alone."""
+    """An encoder of the user and the item alone: the settings name two categories, and selection keeps them."""
     categories = {feature.name: feature for feature in encoder.features if isinstance(feature, Category)}
-    for key, name in (("user", settings.user), ("item", settings.item)):
-        if name not in categories:
-            raise ConfigError(
-                f"dataset.start_vectors.{key}: '{name}' is no category; "
-                f"there are: {', '.join(categories) or 'none'}",
-                remedy="add the feature with kind: category, or name another one",
-            )
     return Encoder((categories[settings.user], categories[settings.item]))
 
 

@@ -187,7 +187,6 @@ class Catalog:
         fingerprint: str,
         job: str,
         scope: str = "",
-        merge_schema: bool = False,
     ) -> TableRef:
         """Replace the rows that a literal predicate names (all rows without one), in one commit.
 
@@ -208,8 +207,6 @@ class Catalog:
                     writer = writer.option(key, value)
             elif where:
                 writer = writer.option("replaceWhere", where)
-                if merge_schema:
-                    writer = writer.option("mergeSchema", "true")
             else:
                 writer = writer.option("overwriteSchema", "true")
             writer.save(self.path(name))

@@ -88,9 +88,4 @@ class Context:
         return self.load_details(stage)
 
     def _stored(self, stage: str) -> dict[str, Any]:
-        from sie_spark.platform.root import read_bytes
-
-        if not self.root.exists("details", f"{stage}.json"):
-            return {}
-        loaded: dict[str, Any] = json.loads(read_bytes(self.root.path("details", f"{stage}.json")))
-        return loaded
+        return self.root.read_json("details", f"{stage}.json") or {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 from pyarrow import fs as arrow_fs
@@ -61,6 +63,10 @@ class Root:
         """Whether a file is there."""
         filesystem, name = locate(self.path(*parts))
         return bool(filesystem.get_file_info(name).type != arrow_fs.FileType.NotFound)
+
+    def read_json(self, *parts: str) -> Any:
+        """What a JSON file holds; None where it is not there."""
+        return json.loads(read_bytes(self.path(*parts))) if self.exists(*parts) else None
 
     def files(self, *parts: str) -> list[str]:
         """Names of the files right under a folder, sorted; none where the folder is not there."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sie_spark.clickstream.days import facts_by_date, label_counts
+from sie_spark.clickstream.stale import maturing
 from sie_spark.platform.catalog import metadata
 from tests.clickstream.logs import settings
 
@@ -53,3 +54,13 @@ def test_only_changed_dates_of_the_same_table_are_read_again(make_context, tmp_p
     again = make_context(settings(tmp_path / "log.json"), root=Path(ctx.root.uri))
     assert again.catalog.version("impressions") == version
     assert facts(again) == {"2024-04-01": {"1": [version + 1] * 2 + [0, version + 1]}}
+
+
+def test_labels_become_final_and_stop_being_so_when_the_newest_event_moves() -> None:
+    days = [f"2024-03-0{day}" for day in range(1, 10)]
+    early, late = "2024-03-05 12:00:00", "2024-03-07 12:00:00"
+    # the log ends earlier once the person of its last events is forgotten
+    for before, now in ((early, late), (late, early)):
+        assert maturing(days, before, now, 24.0) == ["2024-03-04", "2024-03-05", "2024-03-06", "2024-03-07"]
+    assert maturing(days, None, early, 24.0) == days[:5]
+    assert maturing(days, late, late, 24.0) == maturing(days, late, None, 24.0) == []

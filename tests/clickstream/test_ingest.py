@@ -1,5 +1,6 @@
 """Ingest: every rule seen to fire, every row accounted for, everything exactly once."""
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -383,3 +384,66 @@ def test_one_data_set_and_one_key_a_root(make_context, tmp_path: Path, monkeypat
     monkeypatch.setenv("SIE_PSEUDONYM_KEY", "another key")
     with pytest.raises(PlatformError, match="made with another pseudonym key"):
         ingest.run(make_context(settings(log)))
+
+
+def test_tables_that_were_removed_are_filled_from_every_batch(make_context, tmp_path: Path) -> None:
+    logs = [write(tmp_path / f"{name}.json", event(name)) for name in "ab"]
+    for log in logs:
+        ingest.run(make_context(settings(log)))
+    shutil.rmtree(tmp_path / "root" / "tables")
+    results = [ingest.run(make_context(settings(log))) for log in (*logs, *logs)]
+    assert [result.skipped for result in results] == [False, False, True, True]
+    assert make_context(settings(log)).catalog.read("events").count() == 2
+
+
+def test_a_batch_that_fails_the_identity_is_staged_again(make_context, tmp_path: Path, monkeypatch) -> None:
+    log = write(tmp_path / "log.json", event("1"), event("2"))
+    found = staging.distinct_rows
+
+    def more(ctx, fingerprint, counts):  # as when the source changes while it is read
+        return found(ctx, fingerprint, dataclasses.replace(counts, read=3))
+
+    with monkeypatch.context() as patch, pytest.raises(RowIdentityError, match="rows read 3"):
+        patch.setattr(ingest, "distinct_rows", more)
+        ingest.run(make_context(settings(log)))
+    assert not [file for file in (tmp_path / "root" / "_staging").iterdir() if file.suffix == ".json"]
+    assert ingest.run(make_context(settings(log))).rows.kept == 2
+
+
+def test_a_root_is_claimed_by_what_it_holds(make_context, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        ingest.run(make_context(settings(tmp_path / "absent.json", name="mistyped")))
+    ingest.run(make_context(settings(write(tmp_path / "log.json", event("1")))))
+
+
+def test_a_row_without_a_type_is_rejected_whatever_the_kind(make_context, tmp_path: Path) -> None:
+    """CHECK constraint has_type would fail the whole batch."""
+    columns = {"event_type": "kind", "item_id": "item", "label": "price > 1", "key": "id"}
+    log = write(tmp_path / "log.json", event("1"), event("2", kind=None))
+    ctx = make_context(settings(log, kind="impressions", columns=columns))
+    assert ingest.run(ctx).rows.as_dict() == {"read": 2, "kept": 1, "quarantined": 1, "duplicate": 0}
+    assert reasons(ctx) == {"2": ["event_type:required"]}
+
+
+def test_a_nested_column_of_another_type(make_context, tmp_path: Path) -> None:
+    """Spark casts no text to an array: quarantine rejects the rows, and cast is refused by name."""
+
+    def log(name: str, sql: str, policy: str) -> dict:
+        file = write(tmp_path / f"{name}.json", event(name))
+        mapping = {**settings(file)["dataset"]["columns"], "tags": sql}
+        return settings(file, source={"on_type_change": policy}, columns=mapping)
+
+    ingest.run(make_context(log("1", "array(price)", "refuse")))
+    with pytest.raises(SourceError, match="'tags' is array<string> now and array<double>"):
+        ingest.run(make_context(log("2", "array(item)", "cast")))
+    ctx = make_context(log("3", "array(item)", "quarantine"))
+    ingest.run(ctx)
+    assert reasons(ctx) == {"3": ["type_change:tags"]}
+
+
+def test_a_rule_on_a_time_that_nothing_maps_is_named(make_context, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", event("1"))
+    table = {"kind": "tabular", "event_time": None, "event_key": [], "columns": {"label": "price > 1"}}
+    rule = {"column": "event_ts", "check": "required"}
+    with pytest.raises(ConfigError, match="rule 'event_ts:required': no canonical column 'event_ts'"):
+        ingest.run(make_context(settings(log, **table, rules=[rule])))

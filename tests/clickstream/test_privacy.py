@@ -179,6 +179,9 @@ def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypa
     assert ctx.catalog.read("events").count() == 1 and ctx.catalog.read("quarantine").count() == 0
     details = forget.run(ctx, user="Xanthippe", at_once=True).details  # goes on, and may be asked again
     assert details["removed"] == {"quarantine": 1, "events": 1}
+    commits = ctx.spark.sql(f"DESCRIBE HISTORY {ctx.catalog.sql_name('events')}").where("operation = 'MERGE'")
+    newest = commits.orderBy("version", ascending=False).first()
+    assert "2024-03-01" in newest["operationParameters"]["predicate"]  # other dates are not looked at
     held = Encoder.current(ctx.root)
     assert held is not None and oracle("Xanthippe") not in json.dumps(held.as_dict())
     files = [file for file in Path(ctx.root.uri).rglob("*") if file.is_file()]
@@ -245,3 +248,15 @@ def test_upkeep_keeps_rows_and_lets_verbatim_text_go(make_context, tmp_path: Pat
     spark.sql(f"ALTER TABLE {ctx.catalog.sql_name('events')} DROP CONSTRAINT rate")
     with pytest.raises(DataError, match="lost delta.constraints.rate"):
         maintain.run(ctx)
+
+
+def test_a_killed_run_leaves_no_empty_key(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+
+    def killed(_: int) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("secrets.token_hex", killed)
+        load_key(Root(tmp_path), say=print)
+    assert len(load_key(Root(tmp_path), say=print)) == 64

@@ -558,3 +558,51 @@ def test_a_window_ends_to_the_microsecond(make_context, tmp_path: Path, shared: 
     ingest.run(ctx)
     samples.run(ctx)
     assert {key: row["click"] for key, row in read_shop(ctx).items()} == {"in": 1, "out": 0}
+
+
+def test_a_click_after_midnight_is_not_known_the_day_before(make_context, tmp_path: Path) -> None:
+    """Nor to an impression shown in the very first second of the day."""
+    midnight = 1000 * (START + DAY)
+    log = write(
+        tmp_path / "log.json",
+        event("early", ts=midnight - 1900, item="i1"),
+        event("early-click", ts=midnight - 1000, item="i1", kind="click"),
+        event("late", ts=midnight - 100, item="i2"),
+        event("late-click", ts=midnight + 300, item="i2", kind="click"),
+        event("next-1", ts=midnight + 200, item="i1", session="s2"),
+        event("next-2", ts=midnight + 200, item="i2", session="s2"),
+    )
+    ctx = make_context(
+        settings(
+            log,
+            event_time={"expression": "ts", "format": "epoch_millis"},
+            impressions={
+                "event": "event_type = 'view'",
+                "click_event": {"event": "event_type = 'click'", "match": ["session_id", "item_id"]},
+            },
+            history={"session": False, "rates": ["item_id"], "rate_strength": 1.0},
+        )
+    )
+    ingest.run(ctx)
+    samples.run(ctx)
+    found = ctx.catalog.read("impressions").where(f"event_ts > timestamp_millis({midnight})")
+    rates = {row["item_id"]: (row["rate_item_id"], row["count_item_id"]) for row in rows(found)}
+    assert rates == {"i1": ((1 + 0.5) / 2, 1), "i2": ((0 + 0.5) / 2, 1)}
+
+
+def test_a_column_that_events_gain_comes_to_every_date(make_context, tmp_path: Path) -> None:
+    """Impressions that came labelled carry every column: the table is made anew, or the dates are refused."""
+    columns = {"item_id": "item", "label": "price > 1", "user_id": "user", "key": "id"}
+    more = {**columns, "price": "price"}
+    old, new = (write(tmp_path / f"{day}.json", event(str(day), ts=START + day * DAY)) for day in (0, 1))
+    first = make_context(settings(old, kind="impressions", columns=columns))
+    ingest.run(first)
+    samples.run(first)
+    then = settings(new, kind="impressions", columns=more)
+    ingest.run(make_context(then))
+    with pytest.raises(ConfigError, match="changed since table impressions was made"):
+        samples.run(make_context({**then, "run": {"date_from": "2024-03-02"}}))
+    ctx = make_context(then)
+    assert samples.run(ctx).details["dates_rebuilt"] == ["2024-03-01", "2024-03-02"]
+    found = ctx.catalog.read("impressions").select("event_id", "price").orderBy("event_ts")
+    assert [row["price"] for row in rows(found)] == [None, 1.5]

@@ -1,5 +1,7 @@
 """Matrix-factorisation start vectors, and click rates that back off."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from table import rows, settings, store
@@ -78,6 +80,21 @@ def test_users_of_one_taste_start_close(make_context, monkeypatch) -> None:  # t
     name = encoder.fingerprint
     ctx.root.remove("encoders", f"start_{name}.npz")
     assert load_start_vectors(ctx.root) == {} and encode._opened(ctx, name) is None  # so it is fitted again
+
+
+@pytest.mark.spark
+def test_more_pairs_than_asked_for_give_the_same_vectors(make_context, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Of the sampled users' pairs some are cut off: not those that a shuffle happens to bring last."""
+    data = rows(4_000)
+    found = []
+    for name, ordered in (("there", data), ("back", data[::-1])):
+        start = {**VECTORS, "pairs": 100}
+        ctx = make_context(settings(features=FEATURES, start_vectors=start), root=tmp_path / name)
+        store(ctx, ordered)
+        assert encode.run(ctx).details["start_vectors"]["pairs"] == 100
+        found.append(load_start_vectors(ctx.root))
+    for feature, vectors in found[0].items():
+        np.testing.assert_array_equal(vectors, found[1][feature])
 
 
 def test_an_unknown_category_is_named(make_context) -> None:  # type: ignore[no-untyped-def]
