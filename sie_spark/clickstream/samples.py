@@ -78,7 +78,7 @@ def run(ctx: Context) -> StageResult:
     version, table = source.version, catalog.identity("events")
     mapping = settings_digest(ctx)
     fingerprint = ctx.fingerprint(JOB, mapping=mapping, table=table, events=version, dates=_asked(ctx))
-    state = _state(ctx)
+    state = ctx.root.read_json("state", f"{JOB}.json") or {}
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
     with session_settings(ctx.spark, EXPRESSIONS):
@@ -94,8 +94,8 @@ def run(ctx: Context) -> StageResult:
                 "table events holds no row: nothing was ingested but rejected records",
                 remedy="look at table quarantine: every row says why it was rejected",
             )
-        now = {"mapping": mapping, "table": table, "events": version, "newest": newest}
-        now["columns"] = _taken(ctx.config.dataset, events.columns)
+        taken = _taken(ctx.config.dataset, events.columns)
+        now = {"mapping": mapping, "table": table, "events": version, "newest": newest, "columns": taken}
         stale = _stale(ctx, state, now, have)
         _warn_of_rates(ctx, have)
         if stale is None:
@@ -133,7 +133,7 @@ def build(
     dataset = ctx.config.dataset
     settings, history = dataset.impressions, dataset.history
     reach = Reach.of(dataset)
-    first, last = _day(dates[0]), _day(dates[-1])
+    first, last = date.fromisoformat(dates[0]), date.fromisoformat(dates[-1])
     near = events.where(
         _within(first - timedelta(days=max(reach.forward, reach.clicks)), last + timedelta(days=reach.back))
     )
@@ -226,8 +226,7 @@ def _warn_of_rates(ctx: Context, have: list[str]) -> None:
 
 def _taken(dataset: Dataset, columns: list[str]) -> list[str]:
     """The event columns that decide which columns impressions have, and what their labels and positions are."""
-    read = {*context_of(dataset, columns), "click", "conversion", "position"}
-    return [name for name in columns if name in read]
+    return [n for n in columns if n in (*context_of(dataset, columns), "click", "conversion", "position")]
 
 
 def settings_digest(ctx: Context) -> str:
@@ -300,9 +299,8 @@ def _replace(ctx: Context, frame: DataFrame, dates: list[str], fingerprint: str,
 def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[str]) -> list[str] | None:
     """Dates to rebuild, or None for all of them."""
     rebuild = ctx.config.run.force or not ctx.catalog.exists("impressions")
-    if rebuild or any(state.get(name) != now[name] for name in ("mapping", "table")):
-        return None
-    if state.get("columns", now["columns"]) != now["columns"]:  # earlier versions did not say
+    state = {"columns": now["columns"], **state}  # which earlier versions did not say
+    if rebuild or any(state.get(name) != now[name] for name in ("mapping", "table", "columns")):
         return None
     changed = changed_dates(ctx.catalog, "events", int(state["events"]), now["events"])
     if changed is None:
@@ -388,10 +386,6 @@ def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped:
     return StageResult(inputs=inputs, outputs=outputs, metrics=metrics, details=details, skipped=skipped)
 
 
-def _state(ctx: Context) -> dict[str, Any]:
-    return ctx.root.read_json("state", f"{JOB}.json") or {}
-
-
 def _asked(ctx: Context) -> tuple[str | None, str | None]:
     return ctx.config.run.date_from, ctx.config.run.date_to
 
@@ -404,7 +398,3 @@ def _restrict(ctx: Context, dates: list[str]) -> list[str]:
 def _within(first: date, last: date) -> Column:
     low, high = F.lit(first.isoformat()).cast("date"), F.lit(last.isoformat()).cast("date")
     return (F.col("event_date") >= low) & (F.col("event_date") <= high)
-
-
-def _day(text: str) -> date:
-    return date.fromisoformat(text)
