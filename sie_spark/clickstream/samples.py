@@ -80,7 +80,7 @@ def run(ctx: Context) -> StageResult:
     version, table = source.version, catalog.identity("events")
     mapping = settings_digest(ctx.config.dataset, catalog.read("events", version=version).columns)
     fingerprint = ctx.fingerprint(JOB, mapping=mapping, table=table, events=version, dates=_asked(ctx))
-    state = _state(ctx)
+    state = ctx.root.read_json("state", f"{JOB}.json") or {}
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
     _check_asked(ctx, mapping)
@@ -142,7 +142,7 @@ def build(
     dataset = ctx.config.dataset
     settings, history = dataset.impressions, dataset.history
     reach = Reach.of(dataset)
-    first, last = _day(dates[0]), _day(dates[-1])
+    first, last = date.fromisoformat(dates[0]), date.fromisoformat(dates[-1])
     near = events.where(
         _within(first - timedelta(days=max(reach.forward, reach.clicks)), last + timedelta(days=reach.back))
     )
@@ -237,8 +237,7 @@ def _warn_of_rates(ctx: Context, have: list[str]) -> None:
 
 def _taken(dataset: Dataset, columns: Sequence[str]) -> list[str]:
     """The event columns that decide which columns impressions have, and what their labels and positions are."""
-    read = {*context_of(dataset, columns), "click", "conversion", "position"}
-    return [name for name in columns if name in read]
+    return [n for n in columns if n in (*context_of(dataset, columns), "click", "conversion", "position")]
 
 
 def settings_digest(dataset: Dataset, columns: Sequence[str]) -> str:
@@ -403,10 +402,6 @@ def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped:
     return StageResult(inputs=inputs, outputs=outputs, metrics=metrics, details=details, skipped=skipped)
 
 
-def _state(ctx: Context) -> dict[str, Any]:
-    return ctx.root.read_json("state", f"{JOB}.json") or {}
-
-
 def _asked(ctx: Context) -> tuple[str | None, str | None]:
     return ctx.config.run.date_from, ctx.config.run.date_to
 
@@ -419,7 +414,3 @@ def _restrict(ctx: Context, dates: list[str]) -> list[str]:
 def _within(first: date, last: date) -> Column:
     low, high = F.lit(first.isoformat()).cast("date"), F.lit(last.isoformat()).cast("date")
     return (F.col("event_date") >= low) & (F.col("event_date") <= high)
-
-
-def _day(text: str) -> date:
-    return date.fromisoformat(text)

@@ -120,6 +120,14 @@ def read(spark: SparkSession, settings: Source, files: Snapshot, *, stream: bool
         types that the drift settings refuse.
     """
     assert settings.path is not None
+    mode = next(
+        (value for name, value in settings.options.items() if name.casefold() == "mode"), "PERMISSIVE"
+    )
+    if mode.upper() != "PERMISSIVE":
+        raise SourceError(
+            f"source.options.mode: {mode} loses records",
+            remedy="leave it out: a record that cannot be parsed is quarantined as it came",
+        )
     with readable(settings.path):
         if settings.format == "json":
             return _read_json(spark, settings, files, stream)

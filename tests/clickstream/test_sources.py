@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sie_spark.clickstream import ingest
+from sie_spark.clickstream import ingest, sources
+from sie_spark.platform.config import Source
 from sie_spark.platform.errors import SourceError
 from tests.clickstream.logs import COLUMNS, event, rows, settings, write
 
@@ -245,3 +246,9 @@ def test_a_killed_process_and_two_at_once(make_context, tmp_path: Path) -> None:
     assert said == [f"another job holds {root}; waiting for it"]
     assert result.outputs["events"].rows == ctx.catalog.read("events").count() == 2000
     assert result.outputs["quarantine"].rows == ctx.catalog.read("quarantine").count() == 1
+
+
+def test_a_mode_that_loses_records_is_refused() -> None:
+    lossy = Source(path="log.csv", format="csv", options={"Mode": "DROPMALFORMED"})
+    with pytest.raises(SourceError, match="DROPMALFORMED loses records"):
+        sources.read(None, lossy, sources.Snapshot(1, 1, ""))

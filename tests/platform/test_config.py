@@ -98,7 +98,6 @@ def test_dates_are_iso_dates(file: Path, setting: str) -> None:
     [
         ("weighting.polcy=x", "weighting.polcy", "did you mean 'policy'?"),
         ("dataset.source.pth=x", "dataset.source.pth", "did you mean 'path'?"),
-        ("dataset.source.options.Mode=DROPMALFORMED", "mode DROPMALFORMED loses records", "correct"),
         ("dataset.rules=[{colum: a, check: required}]", "dataset.rules.0.colum", "did you mean 'column'?"),
         ("trainig.epochs=1", "trainig", "did you mean 'training'?"),
         ("columns={label: y}", "unknown setting 'columns'", "'columns' belongs under 'dataset:'"),

@@ -56,16 +56,6 @@ class Source(Settings):
     )
     incremental: bool = Field(False, description="read only files not read before (Spark's availableNow)")
 
-    @field_validator("options")
-    @classmethod
-    def _keep_every_record(cls, options: dict[str, str]) -> dict[str, str]:
-        for name, value in options.items():
-            if name.casefold() == "mode" and value.upper() != "PERMISSIVE":
-                raise ValueError(
-                    f"mode {value} loses records; leave it out: one that cannot be parsed is quarantined as it came"
-                )
-        return options
-
 
 class EventTime(Settings):
     """The event's time, read so that absurd values are rejected rows and not failed jobs."""
