@@ -118,7 +118,12 @@ def run(ctx: Context) -> StageResult:
     details = {**_totals(counted), "dates_rebuilt": dates, "outcome_events": sent}
     _say_outcomes(ctx, details)
     ctx.save_details(JOB, details)
-    left = set(stale if stale is not None else have) - set(_restrict(ctx, have))
+    left = sorted(set(stale if stale is not None else have) - set(_restrict(ctx, have)))
+    if left and stale is not None:
+        ctx.progress.warn(
+            f"{len(left)} date(s) outside the asked ones may differ now, {left[0]} to {left[-1]}: run without"
+            " run.date_from and run.date_to to bring them up to date"
+        )
     if not left:
         kept = {"fingerprint": fingerprint, **now}
         ctx.root.write_bytes(json.dumps(kept, sort_keys=True).encode(), "state", f"{JOB}.json")

@@ -6,6 +6,7 @@ import pytest
 
 from sie_spark.clickstream import ingest, samples
 from sie_spark.platform.errors import ConfigError, DataError
+from sie_spark.platform.progress import Progress
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
@@ -32,3 +33,20 @@ def test_single_dates_are_not_made_anew_by_other_settings(make_context, tmp_path
     with pytest.raises(ConfigError, match="changed since table impressions was made"):  # whose columns it has
         samples.run(make_context(before | SECOND))
     assert samples.run(make_context(after | SECOND)).outputs["impressions"].rows == 3
+
+
+def test_dates_that_changed_and_were_not_asked_for_are_said(
+    make_context, tmp_path: Path, monkeypatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "warn", lambda self, text: said.append(text))
+    log = tmp_path / "log"
+    for n in range(2):
+        write(log / f"{n}.json", *[event(f"{n}{day}", ts=START + day * DAY) for day in range(3)])
+        ingest.run(make_context(settings(log)))
+        samples.run(make_context(settings(log) if n == 0 else settings(log) | SECOND))
+    assert [text for text in said if "2 date(s) outside the asked ones may differ now, 2024-03-01 to" in text]
+    said.clear()
+    samples.run(make_context(settings(log)))
+    ctx = make_context(settings(log) | SECOND)
+    assert samples.run(ctx).outputs["impressions"].rows == 6 and not said
