@@ -198,7 +198,8 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     options = {**_listing(settings, files, stream)}
     options |= {name: value for name, value in settings.options.items() if name == "lineSep"}
     reader = spark.readStream if stream else spark.read
-    lines = reader.format("text").options(**options).load(settings.path)
+    reader = reader.format("text").options(**options)
+    lines = _with_folders(reader, StructType([StructField("value", StringType())]), settings.path, wanted)
     partitions = [name for name in lines.columns if name != "value"]
     schema = StructType([field for field in wanted if field.name not in partitions])
     # one pass over the text gives the values and the names of all columns, declared or not
@@ -245,6 +246,22 @@ def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: b
     )
     raw = typed_from_text(frame, schema, partitions, tuple(masks))
     return replace(raw, bits=bits if settings.columns else {})
+
+
+def _with_folders(
+    reader: Any, held: StructType, paths: str | list[str], schema: StructType | None
+) -> DataFrame:
+    """Files with the columns ``held``, and those their folders are named after; declared ones as they are written.
+
+    Spark makes numbers of what looks like one: of ``store=007`` it reads 7.
+    """
+    frame: DataFrame = reader.schema(held).load(paths)
+    written = [
+        StructField(field.name, StringType())
+        for field in schema or ()
+        if field.name in frame.columns and field.name not in held.names
+    ]
+    return reader.schema(StructType([*held, *written])).load(paths) if written else frame
 
 
 def _folders(partitions: Sequence[str], schema: StructType | None) -> list[Column]:
@@ -366,10 +383,10 @@ def _csv_part(
     many: bool,
 ) -> Raw:
     text = StructType([StructField(name, StringType()) for name in (*names, CORRUPT)])
-    reader: Any = (spark.readStream if stream else spark.read).schema(text).options(**options)
+    reader = (spark.readStream if stream else spark.read).format("csv").options(**options)
     if options.get("header", "false").lower() == "true" and many:
         reader = reader.option("enforceSchema", "false")  # Spark compares the headers nobody looked at
-    lines = reader.format("csv").load(paths[0] if len(paths) == 1 else list(paths))
+    lines = _with_folders(reader, text, paths[0] if len(paths) == 1 else list(paths), schema)
     partitions = [name for name in lines.columns if name not in text.names]
     fields = [field for field in (schema or StructType()) if field.name in names]
     new = [name for name in names if schema is not None and name not in schema.names]

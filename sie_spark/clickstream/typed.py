@@ -12,7 +12,15 @@ import pyarrow
 from pyarrow import parquet
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, LongType, StructField, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import (
+    DataType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampNTZType,
+    TimestampType,
+)
 
 from sie_spark.clickstream.drift import (
     DRIFT,
@@ -36,7 +44,7 @@ from sie_spark.platform.errors import SourceError
 from sie_spark.platform.root import locate
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrameReader, SparkSession
 
 MANY_FOOTERS = 4096  # Parquet files whose columns are looked at one by one; of more, all columns are merged
 
@@ -82,7 +90,9 @@ def read_parquet(
         if not is_glob(source):
             options.setdefault("basePath", source)  # folders named column=value stay columns
         layouts = [
-            _Layout(spark.read.options(**options).parquet(*paths), paths[0], _clocks([footers[paths[0]]]))
+            _Layout(
+                _load(spark.read.options(**options), paths, schema), paths[0], _clocks([footers[paths[0]]])
+            )
             for paths in groups
         ]
         # null, as in columns that Spark merges
@@ -96,10 +106,31 @@ def read_parquet(
         return replace(first, others=tuple(others))
     if len(files) > 1:
         options.setdefault("mergeSchema", "true")
-    rows = spark.read.options(**options).parquet(source)
+    rows = _load(spark.read.options(**options), [source], schema, files)
     if stream:
         rows = spark.readStream.schema(rows.schema).options(**options).parquet(source)
     return _judged(rows, settings, schema, _clocks(footers.values()))
+
+
+def _load(
+    reader: DataFrameReader,
+    paths: Sequence[str],
+    schema: StructType | None,
+    files: Sequence[str] | None = None,
+) -> DataFrame:
+    """Parquet files; folders named after a column that is declared as text give what is written there.
+
+    Spark makes numbers of what looks like one: of ``store=007`` it reads 7.
+    """
+    rows = reader.parquet(*paths)
+    folders = {
+        part.partition("=")[0] for path in files or paths for part in path.split("/")[:-1] if "=" in part
+    }
+    written = {field.name for field in schema or () if field.dataType == StringType()} & folders
+    if all(field.dataType == StringType() for field in rows.schema if field.name in written):
+        return rows
+    fields = [StructField(one.name, StringType()) if one.name in written else one for one in rows.schema]
+    return reader.schema(StructType(fields)).parquet(*paths)
 
 
 def is_glob(path: str) -> bool:

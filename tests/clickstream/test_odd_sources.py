@@ -62,6 +62,21 @@ def test_folders_are_columns_and_tell_equal_lines_apart(make_context, tmp_path: 
     assert ingest.run(ctx).rows.as_dict() == {"read": 4, "kept": 2, "quarantined": 2, "duplicate": 0}
 
 
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_a_folder_declared_as_text_is_what_is_written(make_context, tmp_path: Path, format: str) -> None:
+    log, source = tmp_path / "log", {"format": format, "options": {"header": "true"}}
+    for store, day in (("007", "05"), ("1e3", "06")):
+        lines = [view(1)] if format == "json" else ["t,u,i", "2024-03-01T05:00:01,u1,a"]
+        file = write(log / f"store={store}" / f"day={day}" / "part", *lines)
+        if format == "parquet":
+            pq.write_table(pa.Table.from_pylist([view(1)]), file)
+    source["columns"] = "t STRING, u STRING, i STRING, store STRING, day INT"
+    ctx = make_context(config(log, source=source, columns={"store": "store", "day": "day"}))
+    ingest.run(ctx)
+    found = rows(ctx.catalog.read("events").orderBy("day"))
+    assert [(row["store"], row["day"]) for row in found] == [("007", 5), ("1e3", 6)]
+
+
 def test_parquet_times_to_the_microsecond_and_nanoseconds(make_context, tmp_path: Path) -> None:
     first = 1_709_269_200_123_400_000  # 2024-03-01 05:00:00.1234 UTC
     whole = [first, first + 500_000, first + 900_000_000]
