@@ -6,7 +6,7 @@ Everything is one projection; a row that breaks a rule keeps its record and ever
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -28,7 +28,7 @@ from sie_spark.clickstream.drift import (
     both,
     names_of,
 )
-from sie_spark.clickstream.failures import nearest, reason, unresolved_column
+from sie_spark.clickstream.failures import header_hint, nearest, reason, unresolved_column
 from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
 from sie_spark.clickstream.times import UNKNOWN_DATE, check_format, parse_time, sensible
@@ -216,7 +216,7 @@ def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
                 if dataset.source.on_missing_column == "refuse" or column in missing or "." in column:
                     raise SourceError(
                         f"{dataset.source.path}: no column '{column}', which {setting} needs",
-                        remedy=_header_hint(column, raw.columns) or nearest(column, raw.columns),
+                        remedy=header_hint(column, raw.columns) or nearest(column, raw.columns),
                     ) from None
                 missing.append(column)
                 frame = frame.withColumn(column, F.lit(None).cast("string"))
@@ -229,18 +229,6 @@ def _setting(name: str, dataset: Dataset) -> str:
     if name == "event_ts" and dataset.event_time is not None:
         return "dataset.event_time.expression"
     return "dataset.sampling_rate" if name == "sampling_rate" else f"dataset.columns.{name}"
-
-
-def _header_hint(column: str, names: Sequence[str]) -> str:
-    """What to set where a CSV's header was read by another separator or encoding than its own; else empty."""
-    for mark, written in ((";", ";"), ("\t", r"\t"), ("|", "|"), (",", ",")):
-        if any(mark in name and column in name.split(mark) for name in names):
-            return f"it is in the header '{', '.join(names)}': set source.options.sep: \"{written}\""
-    # what is left of other encodings' letters
-    for mark, encoding in (("\0", "UTF-16"), ("\ufffd", "ISO-8859-1")):
-        if any(mark in name for name in names):
-            return f"the header is not UTF-8: set source.options.encoding, to {encoding} perhaps"
-    return ""
 
 
 def _one_value_a_row(frame: DataFrame, expression: Column) -> None:

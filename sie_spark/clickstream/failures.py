@@ -155,3 +155,15 @@ def nearest(name: str, names: Sequence[str]) -> str:
     if near and not near[0].isidentifier():
         return f"did you mean '{near[0]}'? In SQL such a name stands in backticks: `{near[0]}`"
     return f"did you mean '{near[0]}'?" if near else f"columns there: {', '.join(names)}"
+
+
+def header_hint(column: str, names: Sequence[str]) -> str:
+    """What to set where a CSV's header was read by another separator or encoding than its own; else empty."""
+    for mark, written in ((";", ";"), ("\t", r"\t"), ("|", "|"), (",", ",")):
+        if any(mark in name and column in name.split(mark) for name in names):
+            return f"it is in the header '{', '.join(names)}': set source.options.sep: \"{written}\""
+    # what is left of other encodings' letters
+    for mark, encoding in (("\0", "UTF-16"), ("\ufffd", "ISO-8859-1")):
+        if any(mark in name for name in names):
+            return f"the header is not UTF-8: set source.options.encoding, to {encoding} perhaps"
+    return ""

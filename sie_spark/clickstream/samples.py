@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame
 
-from sie_spark.clickstream import timeline
-from sie_spark.clickstream.attribution import CLICK, click_delay, clicks, conversions
 from sie_spark.clickstream.days import Facts, event_facts, facts_by_date, label_counts, refresh_daily_counts
-from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
-from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
-from sie_spark.clickstream.shown import (
-    SESSION,
-    context_of,
-    list_relative,
-    packed,
-    select_events,
-    session_or_list,
-    sessionised,
-    shown,
-    unpacked,
-    whole_list,
-)
+from sie_spark.clickstream.impressions import build
+from sie_spark.clickstream.shown import context_of, select_events
 from sie_spark.clickstream.staging import FOLDER, clear, overwrite
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
 from sie_spark.clickstream.tables import (
@@ -46,19 +30,6 @@ from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
 
 JOB = "samples"
-# what attribution, history and list features look at or write
-USED = (
-    "impression_id",
-    "list_id",
-    "item_id",
-    "event_ts",
-    "seq",
-    "position",
-    "click",
-    "conversion",
-    *CLICK,
-    SESSION,
-)
 MADE_BY = ("state", "impressions.json")  # the settings digest that the table was made by
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
@@ -129,82 +100,6 @@ def run(ctx: Context) -> StageResult:
         ctx.root.write_bytes(json.dumps(kept, sort_keys=True).encode(), "state", f"{JOB}.json")
     clear(ctx.root, fingerprint)
     return _result(ctx, source, details)
-
-
-def build(
-    ctx: Context,
-    events: DataFrame,
-    dates: list[str],
-    newest: str | None,
-    fingerprint: str,
-    *,
-    whole: bool = False,
-) -> DataFrame:
-    """The impressions of ``dates`` (a contiguous stretch gives the same rows as each date alone).
-
-    ``whole``: the table is made anew, and what it holds of earlier dates says nothing.
-    """
-    dataset = ctx.config.dataset
-    settings, history = dataset.impressions, dataset.history
-    reach = Reach.of(dataset)
-    first, last = date.fromisoformat(dates[0]), date.fromisoformat(dates[-1])
-    near = events.where(
-        _within(first - timedelta(days=max(reach.forward, reach.clicks)), last + timedelta(days=reach.back))
-    )
-    if settings.session_gap_minutes is not None:
-        near = sessionised(near, settings.session_gap_minutes)
-    attributions = [a for a in (settings.click_event, settings.conversion_event) if a is not None]
-    carried = sorted({name for a in attributions for name in a.match if name in events.columns})
-    # rows shown after the last date too: a click of theirs is not one of an earlier row; and those shown before
-    # the first that were clicked after midnight: a purchase after that click is not one of a later row
-    within = _within(first - timedelta(days=reach.clicks), last + timedelta(days=reach.back))
-    one_row = timeline.one_row(dataset)
-    rows = shown(near.where(within), dataset, sorted({*carried, "event_type"}) if one_row else carried)
-    rows = rows.withColumn(SESSION, session_or_list())
-    shared, remembers = timeline.fits(dataset), wanted(history)
-    clicked = rows
-    if settings.click_event is not None and (history.rates or not shared):
-        clicked = clicks(rows, near, settings.click_event)
-    own = F.col("event_date") >= F.lit(dates[0]).cast("date")
-    rates = None
-    if history.rates:
-        held = None if whole else refresh_daily_counts(ctx)
-        rates = _rates(ctx, clicked.where(own), held, dates[0], fingerprint)
-    matched = {name for a in attributions for name in a.match}
-    needed = {*USED, *settings.list_relative, *matched, *(f"_m_{name}" for name in [*matched, "event_type"])}
-    rows, clicked = packed(rows, needed), packed(clicked, needed)
-    if shared:
-        rows = timeline.labelled_with_history(rows, near, dataset, within if one_row else None)
-    else:
-        rows = _labelled(clicked, near, dataset)
-        given = "session_id" in dataset.columns or settings.session_gap_minutes is not None
-        sessions = dataset.kind == "events" or (dataset.kind == "impressions" and given)
-        remembers = remembers and sessions
-        if remembers:
-            rows = with_history(rows, near, history)
-    of_lists: dict[str, Column] = {}
-    if settings.list_relative or settings.items:
-        rows, of_lists = list_relative(rows, settings.list_relative)
-    if remembers:
-        of_lists |= list_history(history, whole_list(settings.list_relative))
-    if of_lists:
-        rows = rows.withColumns(of_lists)
-    rows = unpacked(rows.drop(*INTERNAL))
-    if rates is not None:
-        rows = with_rates(rows, rates, history.rates)
-    return _finished(rows, ctx, newest).where(dates_in(dates))
-
-
-def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
-    attribution = dataset.impressions.conversion_event
-    if attribution is None:
-        return rows.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
-    if CLICK[0] not in rows.columns:
-        unknown = {
-            name: F.lit(None).cast(kind) for name, kind in zip(CLICK, ("timestamp", "bigint"), strict=True)
-        }
-        rows = rows.withColumns(unknown)
-    return conversions(rows, near, attribution)
 
 
 def _outcomes(dataset: Dataset, events: DataFrame) -> dict[str, str]:
@@ -332,42 +227,6 @@ def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[
     return sorted(stale)
 
 
-def _rates(ctx: Context, rows: DataFrame, held: DataFrame | None, first: str, fingerprint: str) -> DataFrame:
-    history = ctx.config.dataset.history
-    counts = daily_counts(rows, history.rates)
-    start = F.lit(first).cast("date")
-    if held is not None:
-        earlier = held.where(F.col("event_date") < start).groupBy("which", "value")
-        sums = earlier.agg(F.sum("shown").alias("shown"), F.sum("clicked").alias("clicked"))
-        counts = counts.unionByName(sums.withColumn("event_date", F.date_sub(start, 1)))
-    path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
-    table = rate_table(counts, history.rate_strength).where(F.col("day") >= start)
-    overwrite(table, path)
-    return ctx.spark.read.format("delta").load(path)
-
-
-def _finished(rows: DataFrame, ctx: Context, newest: str | None) -> DataFrame:
-    dataset = ctx.config.dataset
-    label = F.col("conversion" if dataset.label == "conversion" else "click")
-    group = F.col(dataset.group) if dataset.group and dataset.group in rows.columns else F.lit(None)
-    internal = [name for name in rows.columns if name.startswith("_")]
-    return rows.withColumns(
-        {
-            "label_mature": _mature(newest, dataset.final_hours),
-            "label": label.cast("float"),
-            "click_delay_s": click_delay(rows.columns),
-            "group_key": F.coalesce(group.cast("string"), F.col("impression_id")),
-        }
-    ).drop(*internal)
-
-
-def _mature(newest: str | None, hours: float) -> Column:
-    if newest is None:
-        return F.lit(True)
-    age = F.unix_micros(F.lit(newest).cast("timestamp")) - F.unix_micros("event_ts")
-    return F.coalesce(age >= F.lit(round(hours * 3_600_000_000)), F.lit(True))
-
-
 def _totals(counted: Facts) -> dict[str, Any]:
     """What the report says of the impressions."""
     by_date: dict[str, list[int]] = {}
@@ -414,8 +273,3 @@ def _asked(ctx: Context) -> tuple[str | None, str | None]:
 def _restrict(ctx: Context, dates: list[str]) -> list[str]:
     first, last = _asked(ctx)
     return [day for day in dates if (not first or day >= first) and (not last or day <= last)]
-
-
-def _within(first: date, last: date) -> Column:
-    low, high = F.lit(first.isoformat()).cast("date"), F.lit(last.isoformat()).cast("date")
-    return (F.col("event_date") >= low) & (F.col("event_date") <= high)

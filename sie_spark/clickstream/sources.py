@@ -1,42 +1,16 @@
-"""Raw records in: JSON lines, CSV, Parquet or Delta, one row a record, unparsable ones kept as text.
-
-JSON and CSV fields are read as text and cast to the declared types here, so that a field of the wrong
-type is a reason on its row and nothing is lost in a reader.
-"""
+"""Raw records in: JSON lines, CSV, Parquet or Delta, one row a record, unparsable ones kept as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import StructType
 
-from sie_spark.clickstream.drift import (
-    CORRUPT,
-    DRIFT,
-    EXTRA,
-    FILE,
-    MASK_BITS,
-    MISSING_COLUMN,
-    NEW_COLUMN,
-    TEXT,
-    UNPARSED,
-    Raw,
-    add_nulls,
-    drift_reasons,
-    extra_columns,
-    no_extra,
-    no_reasons,
-    prefixed,
-    typed_from_text,
-    whole_text,
-)
+from sie_spark.clickstream.drift import Raw
 from sie_spark.clickstream.failures import readable, reason
+from sie_spark.clickstream.lines import read_csv, read_json
 from sie_spark.clickstream.typed import MANY_FOOTERS, is_glob, read_delta, read_parquet
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
@@ -45,7 +19,6 @@ from sie_spark.platform.errors import SourceError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-KEEP = ("add", "quarantine")  # what becomes of undeclared columns where they are not dropped or refused
 LISTING = (
     "basePath",
     "recursiveFileLookup",
@@ -54,9 +27,6 @@ LISTING = (
     "maxFilesPerTrigger",
     "latestFirst",
 )
-MAX_COLUMNS = "200000"  # fields of a CSV line; with more the file cannot be read
-MANY_FILES = 256  # CSV headers looked at one by one; Spark itself checks the rest against them
-SAMPLED_FILES = 16  # JSON files that undeclared columns are inferred from
 
 
 @dataclass(frozen=True)
@@ -129,15 +99,12 @@ def read(spark: SparkSession, settings: Source, files: Snapshot, *, stream: bool
             remedy="leave it out: a record that cannot be parsed is quarantined as it came",
         )
     with readable(settings.path):
-        if settings.format == "json":
-            return _read_json(spark, settings, files, stream)
-        if settings.format == "csv":
-            return _read_csv(spark, settings, files, stream)
         schema = declared(settings)
         if settings.format == "delta":
             return read_delta(spark, settings, schema, version=files.version, stream=stream)
+        reader = {"json": read_json, "csv": read_csv, "parquet": read_parquet}[settings.format]
         listing = _listing(settings, files, stream)
-        return read_parquet(spark, settings, schema, files=files.names, listing=listing, stream=stream)
+        return reader(spark, settings, schema, files=files.names, listing=listing, stream=stream)
 
 
 def declared(settings: Source) -> StructType | None:
@@ -176,232 +143,3 @@ def _listing(settings: Source, files: Snapshot, stream: bool) -> dict[str, str]:
         first = next(at for at, part in enumerate(parts) if "=" in part or at == glob)
         found = {"basePath": "/".join(parts[:first]) or ("/" if parts[0] == "" else "."), **found}
     return found
-
-
-def _decoded(settings: Source) -> Column:
-    """A line of JSON as text: Spark's text source takes every file for UTF-8."""
-    named = {name.lower(): value for name, value in settings.options.items()}
-    encoding = named.get("encoding", named.get("charset", "UTF-8")).upper()
-    if encoding in ("UTF-8", "UTF8", "US-ASCII"):
-        return F.col("value")
-    if encoding not in ("ISO-8859-1", "LATIN1", "LATIN-1"):
-        raise SourceError(
-            f"{settings.path}: source.options.encoding '{encoding}' is not read from JSON lines",
-            remedy="UTF-8 and ISO-8859-1 are; convert the files with iconv",
-        )
-    return F.decode(F.col("value").cast("binary"), "ISO-8859-1")
-
-
-def _read_json(spark: SparkSession, settings: Source, files: Snapshot, stream: bool) -> Raw:
-    assert settings.path is not None
-    wanted = declared(settings) or _infer_json(spark, settings, files)
-    options = {**_listing(settings, files, stream)}
-    options |= {name: value for name, value in settings.options.items() if name == "lineSep"}
-    reader = spark.readStream if stream else spark.read
-    reader = reader.format("text").options(**options)
-    lines = _with_folders(reader, StructType([StructField("value", StringType())]), settings.path, wanted)
-    partitions = [name for name in lines.columns if name != "value"]
-    schema = StructType([field for field in wanted if field.name not in partitions])
-    # one pass over the text gives the values and the names of all columns, declared or not
-    lines = lines.withColumns({"value": _decoded(settings), FILE: F.col("_metadata.file_name")})
-    parsed = F.from_json("value", "map<string,string>", {"mode": "PERMISSIVE", **settings.options})
-    frame = lines.select(
-        *_folders(partitions, wanted), FILE, F.col("value").alias(TEXT), parsed.alias("_sie_record")
-    )
-    value, record, carried = F.col(TEXT), F.col("_sie_record"), [*partitions, FILE, TEXT]
-    names = [f"`{name}`" for name in schema.names]
-    frame = frame.select(*carried, record, *[record[name].alias(name) for name in schema.names])
-    bits = {name: (f"_sie_held_{at // MASK_BITS}", at % MASK_BITS) for at, name in enumerate(schema.names)}
-    masks = _masks(bits, record)
-    frame = frame.select(*carried, record, *names, *[mask.alias(name) for name, mask in masks.items()])
-
-    valid = F.is_valid_utf8(value)
-    whole = (
-        valid
-        & F.ltrim(value).startswith("{")
-        & F.rtrim(value).endswith("}")
-        & record.isNotNull()
-        & ~_glued(value)
-    )
-    kept_text = F.when(valid, value).otherwise(F.concat(F.lit("base64:"), F.base64(value.cast("binary"))))
-    known = F.array(*[F.lit(name) for name in (*schema.names, *partitions)])
-    has_new = whole & (F.size(record) > reduce(add, [F.bit_count(mask) for mask in masks]))
-    new = F.array_except(F.map_keys(record), known)
-    has_new = has_new & (F.size(new) > 0)  # a column that is null is held by the record, and not new
-    drift = no_reasons()
-    if settings.on_new_column in ("refuse", "quarantine"):
-        drift = F.when(has_new, prefixed(NEW_COLUMN, new)).otherwise(drift)
-    if settings.on_missing_column == "quarantine":
-        absent = F.array_except(F.array(*[F.lit(name) for name in schema.names]), F.map_keys(record))
-        absent_too = F.concat(drift, prefixed(MISSING_COLUMN, absent))
-        drift = F.when(whole & (F.size(absent) > 0), absent_too).otherwise(drift)
-    extra = F.map_filter(record, lambda key, _: ~F.array_contains(known, key))
-    frame = frame.select(
-        *names,
-        *carried,
-        F.when(~F.coalesce(whole, F.lit(False)), kept_text).alias(UNPARSED),
-        drift.alias(DRIFT),
-        (F.when(has_new, extra) if settings.on_new_column in KEEP else no_extra()).alias(EXTRA),
-        *masks,
-    )
-    raw = typed_from_text(frame, schema, partitions, tuple(masks))
-    return replace(raw, bits=bits if settings.columns else {})
-
-
-def _with_folders(
-    reader: Any, held: StructType, paths: str | list[str], schema: StructType | None
-) -> DataFrame:
-    """Files with the columns ``held``, and those their folders are named after; declared ones as they are written.
-
-    Spark makes numbers of what looks like one: of ``store=007`` it reads 7.
-    """
-    frame: DataFrame = reader.schema(held).load(paths)
-    written = [
-        StructField(field.name, StringType())
-        for field in schema or ()
-        if field.name in frame.columns and field.name not in held.names
-    ]
-    return reader.schema(StructType([*held, *written])).load(paths) if written else frame
-
-
-def _folders(partitions: Sequence[str], schema: StructType | None) -> list[Column]:
-    """Columns that folders are named after, of the declared types where they are declared."""
-    types = {field.name: field.dataType for field in schema or ()}
-    columns = {name: F.col(f"`{name}`") for name in partitions}
-    return [
-        (column.cast(types[name]) if name in types else column).alias(name)
-        for name, column in columns.items()
-    ]
-
-
-def _masks(bits: dict[str, tuple[str, int]], record: Column) -> dict[str, Column]:
-    """The masks (bigint): which of the columns a record has, if only as a null."""
-    masks: dict[str, Column] = {}
-    for name, (mask, bit) in bits.items():
-        there = F.col(f"`{name}`").isNotNull() | F.coalesce(F.map_contains_key(record, name), F.lit(False))
-        held = F.shiftleft(there.cast("bigint"), bit)
-        masks[mask] = masks[mask].bitwiseOR(held) if mask in masks else held
-    return masks
-
-
-def _glued(value: Column) -> Column:
-    """Two objects on one line: ``}`` and ``{`` meet outside of strings, where JSON wants a comma."""
-    # the last may be cut; possessive, so that no stack grows with it
-    string = r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?$)'
-    bare = F.regexp_replace(F.substring(value, 1, 100_000), string, '""')
-    second = F.ltrim(value, F.lit("{ \t\r")).contains("{")  # a flat record has one brace: no pattern is tried
-    return F.when(second & value.rlike(r"\}\s*\{"), bare.rlike(r"\}\s*\{")).otherwise(F.lit(False))
-
-
-def _infer_json(spark: SparkSession, settings: Source, files: Snapshot) -> StructType:
-    every = max(1, len(files.names) // SAMPLED_FILES)
-    sample = list(files.names[::every]) or [str(settings.path)]
-    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, **settings.options}
-    if {name.lower() for name in options} & {"encoding", "charset"}:
-        options.setdefault("lineSep", "\n")  # Spark asks for it then
-    schema = spark.read.options(**options).json(sample).schema
-    fields = [field for field in schema if field.name != CORRUPT]
-    if not fields:
-        raise SourceError(
-            f"{settings.path}: no JSON object found",
-            remedy="one JSON object a line is expected; check the file",
-        )
-    return StructType(fields)
-
-
-def _read_csv(spark: SparkSession, settings: Source, files: Snapshot, stream: bool) -> Raw:
-    assert settings.path is not None
-    schema = declared(settings)
-    # a quote within quotes is doubled (RFC 4180); Spark's own default is a backslash
-    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "escape": '"'}
-    options |= {"maxColumns": MAX_COLUMNS, **settings.options, **_listing(settings, files, stream)}
-    header = options.get("header", "false").lower() == "true"
-    if not header:
-        if schema is None:
-            raise SourceError(
-                f"{settings.path}: a CSV without header needs its columns declared",
-                remedy="set dataset.source.columns, or source.options.header: 'true'",
-            )
-        groups = {tuple(schema.names): [settings.path]}
-    else:
-        groups = _headers(spark, options, files)
-        if len(groups) > 1 and (stream or files.files > MANY_FILES):
-            raise SourceError(
-                f"{settings.path}: its CSV files have {len(groups)} different headers",
-                remedy="read files of one layout at a time (a glob), in batches of at most "
-                f"{MANY_FILES} files, and not incrementally",
-            )
-    if len(groups) > 1 and not is_glob(settings.path):
-        options.setdefault("basePath", settings.path)  # folders named column=value stay columns
-    parts = [
-        _csv_part(
-            spark,
-            settings,
-            options,
-            names,
-            paths if len(groups) > 1 else [settings.path],
-            schema=schema,
-            stream=stream,
-            many=files.files > MANY_FILES,
-        )
-        for names, paths in groups.items()
-    ]
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = Raw(
-            whole.frame.unionByName(part.frame, allowMissingColumns=True),
-            sorted({*whole.columns, *part.columns}, key=[*whole.columns, *part.columns].index),
-            {**whole.untyped, **part.untyped},
-            folders=whole.folders,
-        )
-    return whole
-
-
-def _headers(
-    spark: SparkSession, options: dict[str, str], files: Snapshot
-) -> dict[tuple[str, ...], list[str]]:
-    groups: dict[tuple[str, ...], list[str]] = {}
-    own = {name: value for name, value in options.items() if name not in ("basePath", "inferSchema")}
-    for path in files.names[:MANY_FILES]:
-        names = tuple(spark.read.options(**own).csv(path).columns)
-        if names:  # an empty file has no header and no rows
-            groups.setdefault(names, []).append(path)
-    if not groups:
-        raise SourceError("the CSV files are empty", remedy="check the source: not even a header is there")
-    return groups
-
-
-def _csv_part(
-    spark: SparkSession,
-    settings: Source,
-    options: dict[str, str],
-    names: tuple[str, ...],
-    paths: Sequence[str],
-    *,
-    schema: StructType | None,
-    stream: bool,
-    many: bool,
-) -> Raw:
-    text = StructType([StructField(name, StringType()) for name in (*names, CORRUPT)])
-    reader = (spark.readStream if stream else spark.read).format("csv").options(**options)
-    if options.get("header", "false").lower() == "true" and many:
-        reader = reader.option("enforceSchema", "false")  # Spark compares the headers nobody looked at
-    lines = _with_folders(reader, text, paths[0] if len(paths) == 1 else list(paths), schema)
-    partitions = [name for name in lines.columns if name not in text.names]
-    fields = [field for field in (schema or StructType()) if field.name in names]
-    new = [name for name in names if schema is not None and name not in schema.names]
-    missing = [field.name for field in (schema or StructType()) if field.name not in (*names, *partitions)]
-    drift = drift_reasons(settings, new, missing)
-    kept = [StructField(name, StringType()) for name in names if name not in new and schema is None]
-    frame = lines.select(
-        *[F.col(f"`{name}`") for name in names if name not in new],
-        *_folders(partitions, schema),
-        F.col("_metadata.file_name").alias(FILE),
-        F.col(CORRUPT).alias(UNPARSED),
-        drift.alias(DRIFT),
-        extra_columns(settings, new).alias(EXTRA),
-        whole_text([*names, *partitions], new).alias(TEXT),
-    )
-    frame = add_nulls(frame, schema, missing)
-    raw = typed_from_text(frame, StructType(fields or kept), partitions)
-    return replace(raw, columns=[*raw.columns, *missing])

@@ -95,7 +95,8 @@ def maturing(have: Iterable[str], before: str | None, now: str | None, hours: fl
 def date_digests(frame: DataFrame) -> dict[str, tuple[int, int]]:
     """Rows and an order-free hash of each date's rows: equal digests, equal rows."""
     columns = sorted(frame.columns)
-    hashed = F.xxhash64(*[_hashable(frame, name) for name in columns]).cast("decimal(38,0)")
+    missing = F.array(*[F.col(name).isNull() for name in columns])  # which the hash passes over
+    hashed = F.xxhash64(missing, *[_hashable(frame, name) for name in columns]).cast("decimal(38,0)")
     rows = frame.groupBy("event_date").agg(F.count("*"), F.sum(hashed)).collect()  # a row a date
     return {str(row[0]): (int(row[1]), int(row[2])) for row in rows}
 

@@ -135,9 +135,11 @@ def insert_new(
         f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
     )
     settings = {"spark.databricks.delta.merge.repartitionBeforeWrite.enabled": "false"}
-    with commit_metadata(spark, stamp), session_settings(spark, settings):
-        row = retried(lambda: spark.sql(statement).first())
-    spark.catalog.dropTempView(view)
+    try:
+        with commit_metadata(spark, stamp), session_settings(spark, settings):
+            row = retried(lambda: spark.sql(statement).first())
+    finally:
+        spark.catalog.dropTempView(view)
     return int(row["num_inserted_rows"]) if row is not None else 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sie_spark.clickstream.days import facts_by_date, label_counts
-from sie_spark.clickstream.stale import maturing
+from sie_spark.clickstream.stale import date_digests, maturing
 from sie_spark.platform.catalog import metadata
 from tests.clickstream.logs import settings
 
@@ -64,3 +64,12 @@ def test_labels_become_final_and_stop_being_so_when_the_newest_event_moves() -> 
         assert maturing(days, before, now, 24.0) == ["2024-03-04", "2024-03-05", "2024-03-06", "2024-03-07"]
     assert maturing(days, None, early, 24.0) == days[:5]
     assert maturing(days, late, late, 24.0) == maturing(days, late, None, 24.0) == []
+
+
+def test_a_value_that_moves_to_another_column_is_another_row(spark) -> None:
+    one, other = (
+        spark.sql(f"SELECT DATE'2024-03-01' AS event_date, {row}")
+        for row in ("'x' AS a, NULL AS b", "NULL AS a, 'x' AS b")
+    )
+    assert date_digests(one) != date_digests(other)
+    assert date_digests(one) == date_digests(one.select("b", "event_date", "a"))
