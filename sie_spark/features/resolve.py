@@ -14,8 +14,8 @@ from sie_spark.features.numbers import Number
 from sie_spark.features.vectors import Vector
 from sie_spark.features.vocabulary import Hashed
 from sie_spark.platform.config import Feature
-from sie_spark.platform.config.dataset import check_features
-from sie_spark.platform.config.dataset import feature_error as _error
+from sie_spark.platform.config.features import check_features
+from sie_spark.platform.config.features import feature_error as _error
 from sie_spark.platform.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -96,7 +96,7 @@ def check(make_context, tmp_path: Path, number: int, long: int) -> None:
     assert held.kept > number / 10 and held.quarantined > number / 10
     events = ctx.catalog.read("events")
     assert events.where("user_id IS NULL OR NOT item_id LIKE 'i%' OR isnan(price) OR price < 0").count() == 0
-    assert events.select("event_id").distinct().count() == held.kept
+    assert events.select("event_id", "event_date").distinct().count() == held.kept
     assert ctx.catalog.read("quarantine").where("record IS NULL AND unparsed IS NULL").count() == 0
     assert ingest.run(ctx).skipped
 

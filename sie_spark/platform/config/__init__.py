@@ -4,15 +4,13 @@ from sie_spark.platform.config.dataset import (
     Attribution,
     Dataset,
     EventTime,
-    Feature,
     History,
     Impressions,
     Rule,
-    Selection,
     Source,
     Split,
-    StartVectors,
 )
+from sie_spark.platform.config.features import Feature, Selection, StartVectors
 from sie_spark.platform.config.load import Config, load_config
 from sie_spark.platform.config.stages import (
     Arms,
