@@ -50,14 +50,23 @@ def load_key(root: Root, *, say: Callable[[str], None]) -> bytes:
             remedy=f"set {ENVIRONMENT} from your secret store; keep it, or people cannot be found again",
         )
     file = Path(root.path(KEY_FILE))
-    if not file.exists():
-        # whole or not at all: half a key is a key too
-        partial = file.with_name(f"{KEY_FILE}.{os.getpid()}.part")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-            stream.write(secrets.token_hex(32))
-        os.replace(partial, file)
+    if not file.exists() and _made(file):
         say(f"{ENVIRONMENT} is not set: made a key for this root in {file} (mode 600); keep it safe")
     return _same_key(root, file.read_text().strip().encode())
+
+
+def _made(file: Path) -> bool:
+    """Make a key, whole or not at all, for half a key is a key too; false where another run was first."""
+    partial = file.with_name(f"{KEY_FILE}.{os.getpid()}.part")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write(secrets.token_hex(32))
+    try:
+        os.link(partial, file)  # unlike a move it never replaces a key
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink()
+    return True
 
 
 def _same_key(root: Root, key: bytes) -> bytes:

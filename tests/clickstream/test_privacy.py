@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import secrets
 import shutil
 from pathlib import Path
 
@@ -260,3 +261,17 @@ def test_a_killed_run_leaves_no_empty_key(tmp_path: Path, monkeypatch) -> None:
         patch.setattr("secrets.token_hex", killed)
         load_key(Root(tmp_path), say=print)
     assert len(load_key(Root(tmp_path), say=print)) == 64
+
+
+def test_of_two_runs_at_once_the_first_makes_the_key(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    ours, said = secrets.token_hex(32), list[str]()
+
+    def meanwhile(_: int) -> str:
+        monkeypatch.undo()
+        (tmp_path / ".pseudonym_key").write_text(ours)
+        return "theirs"
+
+    monkeypatch.setattr("secrets.token_hex", meanwhile)
+    assert load_key(Root(tmp_path), say=said.append) == ours.encode() and not said
+    assert [file.name for file in tmp_path.glob(".pseudonym*")] == [".pseudonym_key"]
