@@ -28,12 +28,10 @@ class Reach:
     @classmethod
     def of(cls, dataset: Dataset) -> Reach:
         """The reach of a data set's attribution windows, sessions and rates."""
-        if dataset.kind == "tabular":
-            return cls(0, 0)
         impressions, history = dataset.impressions, dataset.history
         windows = [a.window_hours for a in (impressions.click_event, impressions.conversion_event) if a]
-        sessions = bool(history.types or history.session or history.recent_items)
-        sessions = sessions or impressions.session_gap_minutes is not None
+        remembers = history.types or history.session or history.recent_items
+        sessions = (remembers and dataset.kind != "tabular") or impressions.session_gap_minutes is not None
         return cls(
             math.ceil(sum(windows) / 24.0),  # a purchase after a click after an impression
             history.session_days if sessions else 0,

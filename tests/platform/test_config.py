@@ -105,6 +105,11 @@ def test_dates_are_iso_dates(file: Path, setting: str) -> None:
         ("training.epochs=0", "training.epochs", "correct 'training.epochs'"),
         ("training.epochs=many", "got 'many'", "correct 'training.epochs'"),
         ("no-equals", "not of the form", "write --set"),
+        (
+            "dataset={name: x, columns: {label: y, event_ts: t}, event_time: {expression: t}}",
+            "both say",
+            "leave out one",
+        ),
         ("a.b={", "not valid YAML", "quote"),
         ("run.date_from=2024-02-01", "run", "correct 'run"),
     ],

@@ -234,6 +234,15 @@ class Dataset(Settings):
         return zone
 
     @model_validator(mode="after")
+    def _one_time(self) -> Dataset:
+        if self.event_time is not None and "event_ts" in self.columns:
+            raise ConfigError(
+                "dataset.event_time and dataset.columns.event_ts both say when a record happened",
+                remedy="leave out one of them",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _features_go_together(self) -> Dataset:
         check_features(self.features)
         categories = [one.input_name for one in self.features if one.kind == "category"]
