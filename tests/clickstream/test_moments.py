@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest, samples
+from sie_spark.clickstream import ingest, samples, timeline
 from tests.clickstream.logs import START, event, settings, write
 from tests.clickstream.test_samples import SHOP, read_shop
 
@@ -29,7 +29,7 @@ def test_a_purchase_at_the_time_of_the_click_is_judged_by_the_clicks_sequence(
     sold = {**SHOP["impressions"]["conversion_event"], "match": match}
     shop = {**SHOP, "impressions": {**SHOP["impressions"], "conversion_event": sold}}
     ctx = make_context(settings(log, **shop))
-    assert samples.timeline.fits(ctx.config.dataset) == shared
+    assert timeline.fits(ctx.config.dataset) == shared
     ingest.run(ctx)
     samples.run(ctx)
     found = {key: (row["click"], row["conversion"]) for key, row in read_shop(ctx).items()}
