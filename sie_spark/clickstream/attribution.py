@@ -122,6 +122,11 @@ def conversions(rows: DataFrame, events: DataFrame, settings: Attribution) -> Da
     return both.withColumns(converted()).drop(*FROM, *BOUGHT)
 
 
+def no_clicks() -> dict[str, Column]:
+    """CLICK where no event tells of clicks."""
+    return {name: F.lit(None).cast(kind) for name, kind in zip(CLICK, ("timestamp", "bigint"), strict=True)}
+
+
 def clicked_or_shown(shown: Moment = IMPRESSION) -> dict[str, Column]:
     """The moment from which a purchase may follow: the click's, or the row's own where no click is known."""
     known = F.col(CLICK[0]).isNotNull()

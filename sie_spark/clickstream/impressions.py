@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream import timeline
-from sie_spark.clickstream.attribution import CLICK, click_delay, clicks, conversions
+from sie_spark.clickstream.attribution import CLICK, click_delay, clicks, conversions, no_clicks
 from sie_spark.clickstream.days import refresh_daily_counts
 from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
@@ -112,10 +112,7 @@ def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
     if attribution is None:
         return rows.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
     if CLICK[0] not in rows.columns:
-        unknown = {
-            name: F.lit(None).cast(kind) for name, kind in zip(CLICK, ("timestamp", "bigint"), strict=True)
-        }
-        rows = rows.withColumns(unknown)
+        rows = rows.withColumns(no_clicks())
     return conversions(rows, near, attribution)
 
 

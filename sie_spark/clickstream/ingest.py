@@ -67,8 +67,8 @@ NO_STATISTICS = {"spark.databricks.delta.properties.defaults.dataSkippingNumInde
 IDS = 2  # how the id of a record without a key is made; raised where that changes
 LARGE = 64 << 20  # bytes of a source
 ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
-# where every row is rejected: what is wrong in the YAML then
-OFTEN = {
+# by the reason that every row is rejected for
+WHAT_TO_MEND = {
     "event_ts:required": "check dataset.event_time: its expression is null, or reads otherwise than its format says",
     "event_ts:absurd": "check dataset.event_time.format: read so, the times lie before 1990 or after 2099",
     "label:not 0 or 1": "make dataset.columns.label 0 or 1, e.g. cast(clicks > 0 AS INT)",
@@ -275,7 +275,7 @@ def _check(ctx: Context, counts: Counts) -> None:
         worst = max(counts.reasons.items(), key=lambda item: item[1], default=("unknown", 0))
         raise SourceError(
             f"{source}: every one of {counts.read:,} rows is rejected, mostly for '{worst[0]}'",
-            remedy=OFTEN.get(worst[0], "the columns or the rules in the YAML do not fit this source"),
+            remedy=WHAT_TO_MEND.get(worst[0], "the columns or the rules in the YAML do not fit this source"),
         )
     if ctx.config.dataset.source.on_type_change != "refuse":
         return

@@ -30,7 +30,6 @@ from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
 
 JOB = "samples"
-MADE_BY = ("state", "impressions.json")  # the settings digest that the table was made by
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
 
@@ -49,14 +48,14 @@ def run(ctx: Context) -> StageResult:
     catalog = ctx.catalog
     source = catalog.ref("events")
     version, table = source.version, catalog.identity("events")
-    mapping = settings_digest(ctx.config.dataset, catalog.read("events", version=version).columns)
+    events = catalog.read("events", version=version)
+    mapping = settings_digest(ctx.config.dataset, events.columns)
     fingerprint = ctx.fingerprint(JOB, mapping=mapping, table=table, events=version, dates=_asked(ctx))
     state = ctx.root.read_json("state", f"{JOB}.json") or {}
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
-    _check_asked(ctx, mapping)
+    _check_asked(ctx, mapping, state)
     with session_settings(ctx.spark, EXPRESSIONS):
-        events = catalog.read("events", version=version)
         outcomes = _outcomes(ctx.config.dataset, events)
         days = facts_by_date(
             ctx, "events", version, partial(event_facts, outcomes=outcomes), settings=outcomes
@@ -76,12 +75,8 @@ def run(ctx: Context) -> StageResult:
         now = {"mapping": mapping, "table": table, "events": version, "newest": newest}
         stale = _stale(ctx, state, now, have)
         _warn_of_rates(ctx, have)
-        if stale is None:
-            dates = _written(ctx, _restrict(ctx, have), events, newest, fingerprint, everything=True)
-        else:
-            dates = _written(ctx, _restrict(ctx, stale), events, newest, fingerprint, everything=False)
-        if _made_by(ctx) != mapping:
-            ctx.root.write_bytes(json.dumps(mapping).encode(), *MADE_BY)
+        chosen = _restrict(ctx, have if stale is None else stale)
+        dates = _written(ctx, chosen, events, now, fingerprint, everything=stale is None)
         if ctx.config.dataset.history.rates:
             refresh_daily_counts(ctx)
         counted = facts_by_date(ctx, "impressions", catalog.version("impressions"), label_counts)
@@ -146,9 +141,14 @@ def settings_digest(dataset: Dataset, columns: Sequence[str]) -> str:
     return digest({**{name: options[name] for name in SETTINGS}, "taken": _taken(dataset, columns)})
 
 
-def _check_asked(ctx: Context, mapping: str) -> None:
-    """Some dates made anew beside others of other settings would be one table of two meanings."""
-    if any(_asked(ctx)) and ctx.catalog.exists("impressions") and _made_by(ctx) not in (None, mapping):
+def _check_asked(ctx: Context, mapping: str, state: dict[str, Any]) -> None:
+    """Some dates made anew beside others of other settings would be one table of two meanings.
+
+    The table's own commits say what made it, whatever was killed after them; the state does where they are gone.
+    """
+    if not any(_asked(ctx)) or not ctx.catalog.exists("impressions"):
+        return
+    if (ctx.catalog.said("impressions", "mapping") or state.get("mapping", mapping)) != mapping:
         raise ConfigError(
             f"the settings that impressions are made by ({', '.join(SETTINGS)}, or the columns they take over) changed"
             " since table impressions was made: run.date_from and run.date_to would leave its other dates as they were",
@@ -156,17 +156,11 @@ def _check_asked(ctx: Context, mapping: str) -> None:
         )
 
 
-def _made_by(ctx: Context) -> str | None:
-    """The settings that table ``impressions`` was made by, where they are known."""
-    made_by: str | None = ctx.root.read_json(*MADE_BY)
-    return made_by
-
-
 def _written(
     ctx: Context,
     dates: list[str],
     events: DataFrame,
-    newest: str | None,
+    now: dict[str, Any],
     fingerprint: str,
     *,
     everything: bool,
@@ -175,9 +169,10 @@ def _written(
     if not dates:
         return []
     whole = everything and not (ctx.config.run.date_from or ctx.config.run.date_to)
-    frame = build(ctx, events, dates, newest, fingerprint, whole=whole)
+    frame = build(ctx, events, dates, now["newest"], fingerprint, whole=whole)
+    stamp = {"fingerprint": fingerprint, "mapping": now["mapping"]}
     if everything:
-        _replace(ctx, frame, dates, fingerprint, whole=whole)
+        _replace(ctx, frame, dates, stamp, whole=whole)
         return dates
     path = ctx.root.path(FOLDER, fingerprint)
     overwrite(frame, path)
@@ -186,12 +181,12 @@ def _written(
     new, old = date_digests(staged), date_digests(held.select(*staged.columns))
     differ = sorted(day for day in dates if new.get(day) != old.get(day))
     if differ:
-        _replace(ctx, staged.where(dates_in(differ)), differ, fingerprint, whole=False)
+        _replace(ctx, staged.where(dates_in(differ)), differ, stamp, whole=False)
     ctx.progress.say(f"dates looked at: {len(dates)}, changed: {', '.join(differ) or 'none'}")
     return differ
 
 
-def _replace(ctx: Context, frame: DataFrame, dates: list[str], fingerprint: str, *, whole: bool) -> None:
+def _replace(ctx: Context, frame: DataFrame, dates: list[str], stamp: dict[str, str], *, whole: bool) -> None:
     catalog, dataset = ctx.catalog, ctx.config.dataset
     new = not catalog.exists("impressions")
     if new:
@@ -206,8 +201,8 @@ def _replace(ctx: Context, frame: DataFrame, dates: list[str], fingerprint: str,
     if dataset.layout == "partition" and whole:
         writer = writer.partitionBy("event_date")
     # a whole table anew names no dates: those that it had before may be gone
-    stamp = metadata(job=JOB, fingerprint=fingerprint, **({} if whole else {"dates": json.dumps(dates)}))
-    with commit_metadata(ctx.spark, stamp):
+    replaced = {} if whole else {"dates": json.dumps(dates)}
+    with commit_metadata(ctx.spark, metadata(job=JOB, **stamp, **replaced)):
         retried(lambda: writer.save(catalog.path("impressions")))
         if whole and dataset.layout == "cluster":  # an overwritten schema has no clustering
             cluster_again(catalog, "impressions")

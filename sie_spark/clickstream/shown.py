@@ -114,18 +114,18 @@ def _check_used(rows: DataFrame, events: DataFrame, dataset: Dataset) -> None:
         "history.rates": dataset.history.rates,
         "group": [dataset.group] if dataset.group else [],
     }
+    kinds = {field.name: field.dataType for field in rows.schema if not field.name.startswith("_")}
     for setting, names in used.items():
         for name in names:
-            if name not in rows.columns:
-                there = [one for one in rows.columns if not one.startswith("_")]
+            if name not in kinds:
                 raise ConfigError(
                     f"dataset.{setting}: impressions have no column '{name}'",
                     remedy=f"add '{name}' to dataset.impressions.context, which carries it to every impression"
                     if name in events.columns
-                    else nearest(name, there),
+                    else nearest(name, list(kinds)),
                 )
     for name in ranked:
-        kind = rows.schema[name].dataType
+        kind = kinds[name]
         if not isinstance(kind, (NumericType, StringType)):
             raise ConfigError(
                 f"dataset.impressions.list_relative: column '{name}' is {kind.simpleString()[:120]}, not a number",

@@ -197,6 +197,8 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
 
     days, keyed = Observation(f"days-{fingerprint}"), Observation(f"keys-{fingerprint}")
     rows = _with_keys(staged(ctx, fingerprint)).observe(days, *texts)
+    if ctx.config.dataset.dedup_days:  # one shuffle serves the dates of a key and the key
+        rows = rows.repartition(*[F.col(name) for name in KEYS])
     grouped = rows.groupBy(*KEYS, DAY).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
     grouped = grouped.withColumn("stays", _stays(ctx.config.dataset.dedup_days)).observe(keyed, *totals)
     chosen = F.when(F.col("stays"), F.col("first")).otherwise(NONE).alias("first")

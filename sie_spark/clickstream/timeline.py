@@ -21,6 +21,7 @@ from sie_spark.clickstream.attribution import (
     converted,
     held_column,
     in_window,
+    no_clicks,
 )
 from sie_spark.clickstream.attribution import CLICK as CLICKED
 from sie_spark.clickstream.history import (
@@ -86,11 +87,11 @@ def labelled_with_history(
     if settings.click_event is not None:
         frame = _first(frame, settings.click_event, F.col(CLICK), at=shown_at, result=CLICKED)
         frame = frame.withColumn("click", F.col(CLICKED[0]).isNotNull().cast("int"))
+    else:
+        frame = frame.withColumns(no_clicks())
     if settings.conversion_event is not None:
         can = F.coalesce(F.col("click"), F.lit(1)) == 1
-        clicked = settings.click_event is not None
-        own = {name: F.col(column) for name, column in zip(FROM, shown_at, strict=True)}
-        frame = frame.withColumns(clicked_or_shown(shown_at) if clicked else own)
+        frame = frame.withColumns(clicked_or_shown(shown_at))
         frame = _first(frame, settings.conversion_event, F.col(BUY), at=FROM, result=BOUGHT, candidate=can)
         frame = frame.withColumns(converted()).drop(*FROM, *BOUGHT)
     else:

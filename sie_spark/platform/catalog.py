@@ -164,19 +164,25 @@ class Catalog:
 
     def fingerprint(self, name: str, *, scope: str = "") -> str | None:
         """The fingerprint that the newest data commit of this scope carries, or None."""
-        if not self.exists(name):
-            return None
-        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
-        commits = history.select("version", "operation", "userMetadata").collect()
-        for _, operation, metadata in sorted(commits, key=lambda commit: commit[0], reverse=True):
-            if operation in MAINTENANCE:
-                continue
-            stored = stamp_of(metadata)
+        for stored in self._stamps(name):
             if stored.get("scope", "") == scope:
                 return stored.get("fingerprint")
             if not scope:
                 return None
         return None
+
+    def said(self, name: str, key: str) -> str | None:
+        """What the newest data commit that has this key in its stamp says under it, or None."""
+        return next((stamp[key] for stamp in self._stamps(name) if key in stamp), None)
+
+    def _stamps(self, name: str) -> list[dict[str, str]]:
+        """The stamps of the newest data commits, the newest first; none where there is no table."""
+        if not self.exists(name):
+            return []
+        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
+        commits = history.select("version", "operation", "userMetadata").collect()  # at most RECENT
+        commits = sorted(commits, key=lambda commit: -commit[0])
+        return [stamp_of(text) for _, operation, text in commits if operation not in MAINTENANCE]
 
     def replace(
         self,

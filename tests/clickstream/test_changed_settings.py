@@ -50,3 +50,25 @@ def test_dates_that_changed_and_were_not_asked_for_are_said(
     samples.run(make_context(settings(log)))
     ctx = make_context(settings(log) | SECOND)
     assert samples.run(ctx).outputs["impressions"].rows == 6 and not said
+
+
+def test_a_killed_run_leaves_no_doubt_about_what_made_the_table(
+    make_context, tmp_path: Path, monkeypatch
+) -> None:
+    log = write(tmp_path / "log.json", *[event(str(n), ts=START + n * DAY) for n in range(3)])
+    before, after = settings(log), settings(log, history={"types": ["view"]})
+    ingest.run(make_context(before))
+    samples.run(make_context(before))
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(KeyboardInterrupt),
+    ):  # the table is written, no state is
+        patch.setattr(samples, "label_counts", killed)
+        samples.run(make_context(after))
+    with pytest.raises(ConfigError, match="changed since table impressions was made"):
+        samples.run(make_context(before | SECOND))
+    assert samples.run(make_context(after | SECOND)).outputs["impressions"].rows == 3
