@@ -119,6 +119,7 @@ def _canonical(
             types[name] = existing[name]
             reasons.extend(reason)
     broken, warned = _judged(frame, dataset, columns, types)
+    warned |= {f"_doubt_{at}": doubt for at, doubt in enumerate(raw.doubts)}
     reasons.extend(broken)
     reasons.extend((f"missing_column:{name}", F.lit(True)) for name in missing if _rejects(dataset))
 

@@ -21,6 +21,7 @@ from sie_spark.platform.errors import SourceError
 UNPARSED, FILE, DRIFT, EXTRA, TEXT = "_sie_unparsed", "_sie_file", "_sie_drift", "_sie_extra", "_sie_text"
 SOURCE = "_sie_source"  # the record as it came, a struct: what a rejected row keeps
 CORRUPT = "_sie_corrupt"
+REPLACED = "text: U+FFFD"  # the letter that a reader puts where bytes are not of the file's encoding
 NEW_COLUMN, MISSING_COLUMN = "new_column:", "missing_column:"
 MASK_BITS = 62
 # a record is known by its text: times to the microsecond, where to_json by itself writes milliseconds
@@ -38,7 +39,8 @@ class Raw:
     ``untyped``: columns that were text in the source, and the type they were cast to. ``bits``: for each
     declared column of a JSON source the helper column and the bit that say whether a record has it. ``others``:
     the files of other layouts, whose columns may have other types. ``folders``: columns that are not in the
-    record's text but in the names of its folders.
+    record's text but in the names of its folders. ``doubts``: names of what looks wrong in a record that is kept,
+    and a test over ``frame``.
     """
 
     frame: DataFrame
@@ -47,6 +49,7 @@ class Raw:
     bits: dict[str, tuple[str, int]] = field(default_factory=dict)
     others: tuple[Raw, ...] = ()
     folders: tuple[str, ...] = ()
+    doubts: tuple[tuple[str, Column], ...] = ()
 
     @property
     def masks(self) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from sie_spark.clickstream.drift import REPLACED
+from sie_spark.platform.config import Source
 from sie_spark.platform.errors import SieError, SourceError
 
 _FILE = re.compile(r"(?:file:|s3a?:|abfss:|gs:|hdfs:)/[^\s,'\"\]\)]+|(?<=file )/[^\s,'\"]+")
@@ -157,8 +159,28 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"columns there: {', '.join(names)}"
 
 
+def doubts(settings: Source, warnings: Mapping[str, int], reasons: Mapping[str, int]) -> list[str]:
+    """What to set where a CSV was perhaps read otherwise than it was written."""
+    said, given = [], {name.lower(): value for name, value in settings.options.items()}
+    if number := warnings.get(REPLACED):
+        encoding = given.get("encoding", given.get("charset", "UTF-8"))
+        said.append(
+            f"{number:,} records hold the letter U+FFFD, which stands for bytes that are not {encoding}: set"
+            " dataset.source.options.encoding to the file's own (ISO-8859-1, perhaps)"
+        )
+    number = reasons.get("unparsable", 0)
+    if number and settings.format == "csv" and given.get("multiline", "false").lower() == "false":
+        said.append(
+            f"{number:,} lines of the CSV cannot be parsed: where fields in quotes hold line breaks set"
+            " dataset.source.options.multiLine: 'true'"
+        )
+    return said
+
+
 def header_hint(column: str, names: Sequence[str]) -> str:
     """What to set where a CSV's header was read by another separator or encoding than its own; else empty."""
+    if len(same := [name for at, name in enumerate(names) if name == f"{column}{at}"]) > 1:
+        return f"the header has '{column}' more than once, and Spark names them by their places: {', '.join(same)}"
     for mark, written in ((";", ";"), ("\t", r"\t"), ("|", "|"), (",", ",")):
         if any(mark in name and column in name.split(mark) for name in names):
             return f"it is in the header '{', '.join(names)}': set source.options.sep: \"{written}\""

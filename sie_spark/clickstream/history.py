@@ -108,7 +108,7 @@ def _by_item(both: DataFrame, settings: History, *, of_themselves: bool) -> Data
     if not settings.types:
         return both
     before = _before((SESSION, "item_id"), (ACTION,), of_themselves)
-    counted = F.col(COUNTED) == 1
+    counted = (F.col(COUNTED) == 1) & F.col("item_id").isNotNull()  # what has no item has no history of it
     columns: dict[str, Column] = {EVENTS: F.count(F.when(counted, 1)).over(before)}
     for name in settings.types:
         columns[f"hist_{slug(name)}"] = F.count(F.when(counted & (F.col(TYPE) == name), 1)).over(before)

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import canonicalise
 from sie_spark.clickstream.drift import NEW_COLUMN, Raw
-from sie_spark.clickstream.failures import readable
+from sie_spark.clickstream.failures import doubts, readable
 from sie_spark.clickstream.pseudonyms import load_key
 from sie_spark.clickstream.sources import Snapshot, read, snapshot
 from sie_spark.clickstream.staging import (
@@ -154,6 +154,8 @@ def _publish(ctx: Context, files: Snapshot, counts: Counts, fingerprint: str) ->
         f"{fate.read:,} rows read = {fate.kept:,} events + {fate.quarantined:,} quarantined"
         f" + {fate.duplicate:,} duplicates"
     )
+    for doubt in doubts(ctx.config.dataset.source, counts.warnings, counts.reasons):
+        ctx.progress.warn(doubt)
     return _result(ctx, details)
 
 

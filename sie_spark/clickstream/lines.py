@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
-from operator import add
+from operator import add, or_
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Column, DataFrame
@@ -24,6 +24,8 @@ from sie_spark.clickstream.drift import (
     MASK_BITS,
     MISSING_COLUMN,
     NEW_COLUMN,
+    REPLACED,
+    SOURCE,
     TEXT,
     UNPARSED,
     Raw,
@@ -215,7 +217,14 @@ def read_csv(
             {**whole.untyped, **part.untyped},
             folders=whole.folders,
         )
-    return whole
+    return replace(whole, doubts=((REPLACED, _replaced_letters(whole)),))
+
+
+def _replaced_letters(raw: Raw) -> Column:
+    """Whether a field holds U+FFFD: unlike JSON lines, a CSV's bytes are not seen."""
+    fields: Any = raw.frame.schema[SOURCE].dataType
+    texts = [field.name for field in fields if isinstance(field.dataType, StringType)]
+    return reduce(or_, [F.col(SOURCE)[name].contains("\ufffd") for name in texts], F.lit(False))
 
 
 def _headers(

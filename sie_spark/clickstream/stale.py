@@ -94,12 +94,18 @@ def date_digests(frame: DataFrame) -> dict[str, tuple[int, int]]:
     """Rows and an order-free hash of each date's rows: equal digests, equal rows."""
     columns = sorted(frame.columns)
     missing = F.array(*[F.col(name).isNull() for name in columns])  # which the hash passes over
-    hashed = F.xxhash64(missing, *[_hashable(frame, name) for name in columns]).cast("decimal(38,0)")
+    values = [value for name in columns for value in _hashable(frame, name)]
+    hashed = F.xxhash64(missing, *values).cast("decimal(38,0)")
     rows = frame.groupBy("event_date").agg(F.count("*"), F.sum(hashed)).collect()  # a row a date
     return {str(row[0]): (int(row[1]), int(row[2])) for row in rows}
 
 
-def _hashable(frame: DataFrame, name: str) -> Column:
-    """A column, or its text where Spark does not hash its type; entries in another order are another text."""
+def _hashable(frame: DataFrame, name: str) -> list[Column]:
+    """A column, or its text where a hash of its type is none, or passes over nulls in it."""
     kind = frame.schema[name].dataType.simpleString()
-    return F.to_json(F.struct(name), AS_JSON) if "map<" in kind or "variant" in kind else F.col(name)
+    text = F.to_json(F.struct(name), {**AS_JSON, "ignoreNullFields": "false"})
+    if any(word in kind for word in ("map<", "variant", "struct<", "array<array<")):
+        return [text]
+    if kind.startswith("array<"):
+        return [F.col(name), F.when(F.exists(name, lambda value: value.isNull()), text)]
+    return [F.col(name)]

@@ -1,6 +1,7 @@
 """Facts of dates are kept while a table stays the one it was, and no longer."""
 
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,20 @@ def test_a_value_that_moves_to_another_column_is_another_row(spark) -> None:
     )
     assert date_digests(one) != date_digests(other)
     assert date_digests(one) == date_digests(one.select("b", "event_date", "a"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        ("array<string>", ["x", None], ["x"]),
+        ("array<int>", [1, None], [None, 1]),
+        ("struct<a: int, b: int>", (1, None), (None, 1)),
+        ("map<string, int>", {"a": None}, {}),
+    ],
+)
+def test_nulls_within_a_value_make_another_row(spark, kind: str, one: object, other: object) -> None:
+    digests = [
+        date_digests(spark.createDataFrame([(date(2024, 3, 1), value)], f"event_date DATE, a {kind}"))
+        for value in (one, other)
+    ]
+    assert digests[0] != digests[1]

@@ -78,6 +78,24 @@ def test_recent_items_are_the_last_items_whatever_lay_between(
     assert read_shop(ctx)["now"]["recent_items"] == ["i3", "i2", "i1"]
 
 
+@pytest.mark.parametrize("kind", ["shown", "view"])
+def test_what_shows_no_item_has_no_history_of_it(make_context, tmp_path: Path, kind: str) -> None:
+    searched = [event(f"q{n}", kind="search", ts=START + n, item=None, step=None) for n in range(3)]
+    shown = event("now", kind=kind, ts=START + 60, item=None, step=None)
+    impressions = {"event": "key = 'now'"}
+    if kind == "view":  # labels and history in one shuffle
+        impressions["click_event"] = {"event": "event_type = 'click'", "match": ["session_id", "item_id"]}
+    history = {"types": ["view", "search"], "session": True}
+    ctx = make_context(
+        settings(write(tmp_path / "log.json", *searched, shown), impressions=impressions, history=history)
+    )
+    ingest.run(ctx)
+    samples.run(ctx)
+    found = read_shop(ctx)["now"]
+    assert (found["hist_events"], found["hist_search"], found["hist_seconds_since"]) == (0, 0, None)
+    assert found["hist_session_events"] == 3
+
+
 def test_labelled_impressions_have_the_history_of_sessions_that_are_cut(make_context, tmp_path: Path) -> None:
     times = [0, 600, 1200, 3001]
     log = write(

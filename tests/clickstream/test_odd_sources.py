@@ -183,6 +183,33 @@ def test_encoding_and_braces_in_strings(make_context, tmp_path: Path) -> None:
         ingest.run(make_context(utf16, root=tmp_path / "utf16"))
 
 
+def test_a_csv_that_was_read_otherwise_than_written_is_said(
+    make_context, tmp_path: Path, monkeypatch
+) -> None:
+    lines = ["t,i,u", "2024-03-01T05:00:01,Müller,u1".encode("latin-1"), "2024-03-01T05:00:02,b,u1"]
+    log = write(tmp_path / "log.csv", *lines, '2024-03-01T05:00:03,"a', 'b",u1')
+    latin, broken = {"encoding": "ISO-8859-1"}, {"multiLine": "true"}
+    for name, options, kept, found in (
+        ("neither", {}, 2, ["U+FFFD", "multiLine"]),
+        ("encoding", latin, 2, ["multiLine"]),
+        ("both", {**latin, **broken}, 3, []),
+    ):
+        source = {"format": "csv", "options": {"header": "true", **options}}
+        ctx = make_context(config(log, source=source), root=tmp_path / name)
+        said: list[str] = []
+        monkeypatch.setattr(ctx.progress, "warn", said.append)
+        result = ingest.run(ctx)
+        hints = [text for text in said if "source.options" in text]
+        assert result.rows.kept == kept and len(hints) == len(found)
+        assert all(word in text for word, text in zip(found, hints, strict=True))
+        assert result.details["warnings"] == ({"text: U+FFFD": 1} if name == "neither" else {})
+    twice = write(tmp_path / "twice.csv", "t,u,i,i", "2024-03-01T05:00:01,u1,a,b")
+    source = {"format": "csv", "options": {"header": "true"}}
+    with pytest.raises(SourceError, match="no column 'i'") as raised:
+        ingest.run(make_context(config(twice, source=source), root=tmp_path / "twice"))
+    assert "more than once" in raised.value.remedy and "i2, i3" in raised.value.remedy
+
+
 def test_a_stream_reads_files_that_kept_an_old_time(make_context, tmp_path: Path) -> None:
     source = {"format": "json", "columns": "t STRING, u STRING, i STRING", "incremental": True}
     write(tmp_path / "log" / "b.json", view(1, i="new"))
