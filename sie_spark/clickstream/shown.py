@@ -78,16 +78,8 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
         )
     names = [name for name in settings.parallel if name != "position"] if settings.items else []
     labels = {
-        "click": settings.click
-        or ("click" if "click" in events.columns else "label" if _labelled(dataset, "click") else None),
-        "conversion": settings.conversion
-        or (
-            "conversion"
-            if "conversion" in events.columns
-            else "label"
-            if _labelled(dataset, "conversion")
-            else None
-        ),
+        "click": settings.click or _label_column(dataset, events, "click"),
+        "conversion": settings.conversion or _label_column(dataset, events, "conversion"),
     }
     there = {*INTERNAL, *context, *names, "list_id", "position"} - {"event_type"}
     extra = [name for name in carried if name not in there]
@@ -208,8 +200,11 @@ def unpacked(rows: DataFrame) -> DataFrame:
     return rows.select(*[name for name in rows.columns if name != PACKED], f"{PACKED}.*")
 
 
-def _labelled(dataset: Dataset, kind: str) -> bool:
-    return dataset.kind != "events" and dataset.label == kind
+def _label_column(dataset: Dataset, events: DataFrame, kind: str) -> str | None:
+    """The event column that says whether an item was clicked, or bought; None where outcome events do."""
+    if kind in events.columns:
+        return kind
+    return "label" if dataset.kind != "events" and dataset.label == kind else None
 
 
 def _exploded(frame: DataFrame, items: str, parallel: dict[str, str]) -> DataFrame:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sie_spark import __version__
 from sie_spark.platform.errors import PlatformError, StageOrderError
 from sie_spark.platform.result import TableRef
-from sie_spark.platform.root import Root
+from sie_spark.platform.root import Root, read_bytes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -23,6 +23,7 @@ RETENTION = {
 }
 RECENT = 500  # commits looked back at for the last one that changed rows
 TIME = "event_ts"
+FIRST = "00000000000000000000.json"  # the first commit; Delta removes old ones in time
 CONFLICTS = (
     "DELTA_CONCURRENT",
     "ConcurrentAppend",
@@ -99,11 +100,15 @@ class Catalog:
 
     def exists(self, name: str) -> bool:
         """Whether the table has a first commit: a writer that is killed leaves a log without one."""
-        first = ("00000000000000000000.json", "_last_checkpoint")  # old commits are removed in time
-        return any(self.root.exists("tables", name, "_delta_log", file) for file in first)
+        return any(self.root.exists(*_log(name, file)) for file in (FIRST, "_last_checkpoint"))
 
     def identity(self, name: str) -> str:
         """What tells a table from another that was made anew in its place, with the same versions."""
+        # DESCRIBE DETAIL counts all its files for it; the first commit, while it is kept, says it
+        if self.root.exists(*_log(name, FIRST)):
+            for line in read_bytes(self.root.path(*_log(name, FIRST))).splitlines():
+                if line.startswith(b'{"metaData"'):
+                    return str(json.loads(line)["metaData"]["id"])
         row = self.spark.sql(f"DESCRIBE DETAIL {self.sql_name(name)}").select("id").first()
         assert row is not None
         return str(row[0])
@@ -219,6 +224,10 @@ class Catalog:
 
         retried(write)
         return self.ref(name)
+
+
+def _log(name: str, file: str) -> tuple[str, ...]:
+    return ("tables", name, "_delta_log", file)
 
 
 def retried(action: Callable[[], Result]) -> Result:

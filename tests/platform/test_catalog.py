@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.staging import overwrite
+from sie_spark.platform import catalog
 from sie_spark.platform.catalog import Catalog, rows_said
 from sie_spark.platform.config import Session
 from sie_spark.platform.root import Root
@@ -84,6 +85,17 @@ def test_a_table_made_anew_is_another_at_the_same_version(spark: Any, tmp_path: 
     assert second.version == first.version
     assert second.content != first.content
     assert second.rows == 1
+
+
+@pytest.mark.spark
+def test_a_table_is_known_by_its_first_commit_and_without_it(spark: Any, tmp_path: Path, monkeypatch) -> None:
+    table = Catalog(spark, Root(tmp_path))
+    ids = set()
+    for _ in range(2):  # made, and replaced as a whole
+        table.replace(spark.sql(ROWS), "predictions", fingerprint="", job="test")
+        ids.add(table.identity("predictions"))
+    monkeypatch.setattr(catalog, "FIRST", "removed in time")
+    assert ids == {table.identity("predictions")}
 
 
 def interrupted(rows: DataFrame, folder: Path) -> DataFrame:
