@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -16,8 +17,9 @@ from sie_spark import __version__
 from sie_spark.pipeline import STAGES, UPKEEP, run_all, run_stage
 from sie_spark.platform import doctor
 from sie_spark.platform.config import Config, load_config
+from sie_spark.platform.config.reference import reference, schema
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import PlatformError, SieError
+from sie_spark.platform.errors import ConfigError, PlatformError, SieError
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.result import StageResult, failure, line, success
 from sie_spark.platform.root import Root
@@ -44,6 +46,7 @@ HELP = {
     "forget": "remove a person from every table, and name what had learnt from them",
     "doctor": "check Java, jars, workers, slots, disk and tracking store",
 }
+SETTINGS = "what a YAML file may hold: every setting with its kind, default and meaning"
 
 
 class UsageError(Exception):
@@ -70,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = failure(job, 0.0, error=str(error), remedy=f"see '{command} --help'")
         sys.stdout.write(line(said) + "\n")
         return WRONG_USAGE
+    if options.job == "settings":
+        return _settings(options)
     job, began = options.job, time.monotonic()
     progress = Progress(quiet=options.quiet)
     with _stdout_is_ours() as emit, _terminable() as terminated:
@@ -88,6 +93,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if result.report:
             progress.say(f"report: {result.report}")
         emit(success(job, time.monotonic() - began, result, run_id))
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> int:
+    """What a YAML file may hold, as text or as JSON Schema."""
+    try:
+        text = json.dumps(schema(), indent=1) if options.schema else reference(options.name)
+    except ConfigError as error:
+        Progress().error(str(error), error.remedy)
+        return WRONG_USAGE
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # a pager that was closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 
@@ -149,6 +169,9 @@ def _parser() -> argparse.ArgumentParser:
                 "--at-once", action="store_true", help="vacuum now; ends the tables' time travel"
             )
         job.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    settings = jobs.add_parser("settings", help=SETTINGS, description=SETTINGS)
+    settings.add_argument("name", nargs="?", default="", help="those below a name, e.g. dataset.impressions")
+    settings.add_argument("--schema", action="store_true", help="as JSON Schema, for an editor")
     return parser
 
 

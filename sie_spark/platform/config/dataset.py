@@ -26,7 +26,9 @@ class Source(Settings):
     """Where the raw records lie and how they are read."""
 
     path: str | None = Field(None, description="file, directory or glob; --source sets it")
-    format: Literal["json", "csv", "parquet", "delta"] = "parquet"
+    format: Literal["json", "csv", "parquet", "delta"] = Field(
+        "parquet", description="json: one object a line; gzip is read as it is"
+    )
     options: dict[str, str] = Field({}, description="passed to Spark's reader (sep, header, encoding, ...)")
     columns: str | None = Field(
         None, description="expected source columns as DDL; required for CSV without header"
@@ -34,11 +36,18 @@ class Source(Settings):
     on_new_column: Literal["refuse", "ignore", "add", "quarantine"] = Field(
         "ignore", description="add: undeclared columns are kept in events, in the map column 'extra'"
     )
-    on_missing_column: Literal["refuse", "null", "quarantine"] = "refuse"
+    on_missing_column: Literal["refuse", "null", "quarantine"] = Field(
+        "refuse", description="null: declared columns that are missing are null"
+    )
     on_type_change: Literal["refuse", "cast", "quarantine"] = Field(
         "refuse", description="cast: what fits is kept; quarantine: rows with the other type are rejected"
     )
     incremental: bool = Field(False, description="read only files not read before (Spark's availableNow)")
+
+    @field_validator("on_missing_column", mode="before")
+    @classmethod
+    def _null_is_a_word_here(cls, given: Any) -> Any:
+        return "null" if given is None else given  # what YAML makes of an unquoted null
 
 
 class EventTime(Settings):
@@ -53,18 +62,28 @@ class EventTime(Settings):
 class Rule(Settings):
     """One quality rule on one canonical column; ``error`` quarantines the row, ``warn`` only counts it."""
 
-    column: str
-    check: Literal["required", "type", "range", "set", "regex", "not_future", "reference", "expression"]
-    severity: Literal["error", "warn"] = "error"
-    name: str | None = None
+    column: str = Field(description="canonical column that is judged")
+    check: Literal["required", "type", "range", "set", "regex", "not_future", "reference", "expression"] = (
+        Field(description="what is asked of it; a null breaks only required and expression")
+    )
+    severity: Literal["error", "warn"] = Field(
+        "error", description="error: the record goes to quarantine; warn: it is counted and stays"
+    )
+    name: str | None = Field(
+        None, description="the reason that a rejected record carries; default: column:check"
+    )
     min: float | None = Field(
         None, description="range: NaN lies outside; nullif(x, 'NaN') in columns makes it null"
     )
-    max: float | None = None
-    values: list[str] | None = None
-    pattern: str | None = None
-    type: str | None = None
-    tolerance_hours: Annotated[float, Field(allow_inf_nan=False)] = 24.0
+    max: float | None = Field(None, description="range: the greatest value; of times, seconds since 1970")
+    values: list[str] | None = Field(None, description="set: the values that are valid")
+    pattern: str | None = Field(
+        None, description="regex: Java's, found anywhere in the text; ^ and $ for all of it"
+    )
+    type: str | None = Field(None, description="type: Spark SQL type that the text must read as, e.g. int")
+    tolerance_hours: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        24.0, description="not_future: how far ahead of this clock a time may lie"
+    )
     table: str | None = Field(
         None, description="reference: Delta or Parquet path that holds the valid values"
     )
@@ -79,7 +98,7 @@ class Attribution(Settings):
     match: list[str] = Field(
         description="canonical columns equal on both sides; must include a user, session or list"
     )
-    window_hours: Hours = 24.0
+    window_hours: Hours = Field(24.0, description="how long after the row an outcome still belongs to it")
     strictly_later: bool = Field(
         False, description="an event at the same (time, seq) does not count; for outcomes that are rows too"
     )
@@ -99,15 +118,22 @@ class Impressions(Settings):
         description="SQL for the 1-based position where there is no array; with one: its place, or parallel.position",
     )
     list_relative: list[str] = Field(
-        [], description="numbers compared within the list: adds <column>_rank (1 = least) and <column>_ratio"
+        [],
+        description="numbers compared within the list: adds list_size, <column>_rank (1 = least) and <column>_ratio"
+        " (to the list's mean)",
     )
     context: list[str] = Field([], description="event columns carried to every impression of the list")
     click: str | None = Field(
         None, description="SQL over event and item_id when the same event tells the click"
     )
-    click_event: Attribution | None = None
+    click_event: Attribution | None = Field(
+        None, description="where clicks are events of their own: which, and how they find the shown item"
+    )
     conversion: str | None = Field(None, description="SQL when the row itself tells the conversion")
-    conversion_event: Attribution | None = None
+    conversion_event: Attribution | None = Field(
+        None,
+        description="purchases as events of their own, which find the click; without clicks the shown item",
+    )
     session_gap_minutes: float | None = Field(
         None,
         gt=0,
@@ -129,15 +155,25 @@ class Impressions(Settings):
 class History(Settings):
     """What happened strictly before the impression, by (event_ts, seq), ties excluded."""
 
-    types: list[str] = Field([], description="event types counted per (session, item); empty: none")
+    types: list[str] = Field(
+        [],
+        description="event types counted per (session, item); empty: none. Adds hist_events, hist_<type>,"
+        " hist_seconds_since, hist_list_events, hist_list_share",
+    )
     session: bool = Field(
-        True, description="session-level: events so far, last item and its place in the list"
+        True,
+        description="of the session so far: adds hist_session_events, hist_last_is_item, hist_last_distance (places"
+        " in the list)",
     )
     rates: list[str] = Field(
-        [], description="canonical columns with smoothed click rates as of the day before"
+        [],
+        description="columns of impressions: adds rate_<column>, the smoothed click rate as of the day before, and"
+        " count_<column>, of how many impressions",
     )
     rate_strength: float = Field(20.0, gt=0, description="pseudo-impressions of the prior, the overall rate")
-    recent_items: int = Field(0, ge=0, description="length of the ordered list of the session's recent items")
+    recent_items: int = Field(
+        0, ge=0, description="adds recent_items, so many items of the session, the last first"
+    )
     session_days: int = Field(
         2, ge=1, le=CENTURY, description="no session lasts longer: how far back a rebuilt date reads"
     )
@@ -163,12 +199,17 @@ class Split(Settings):
 class Dataset(Settings):
     """A data set: one YAML file, no code."""
 
-    name: str
-    kind: Literal["events", "impressions", "tabular"] = "events"
+    name: str = Field(description="one data set a root: another name is refused there")
+    kind: Literal["events", "impressions", "tabular"] = Field(
+        "events",
+        description="events: with types, impressions are made of them; impressions: labelled rows; tabular: rows"
+        " without sessions",
+    )
     source: Source = Source()  # type: ignore[call-arg]
     columns: dict[str, str] = Field(
-        description="canonical column: SQL over source columns. events need event_ts and event_type; "
-        "impressions and tabular need label"
+        description="canonical column: SQL over source columns. events need event_ts and event_type, impressions"
+        " and tabular need label; user_id, session_id, item_id, seq (the order within one time), list_id, position,"
+        " click and conversion mean what they say, any other name is yours"
     )
     event_time: EventTime | None = Field(
         None, description="instead of columns.event_ts: a time and its format"
@@ -204,7 +245,9 @@ class Dataset(Settings):
     group: str | None = Field(
         "user_id", description="column whose rows are resampled together (clusters, gAUC)"
     )
-    label: Literal["click", "conversion"] = "click"
+    label: Literal["click", "conversion"] = Field(
+        "click", description="what models predict: CTR or CVR; of tabular data the column label"
+    )
     split: Split = Split()  # type: ignore[call-arg]
     features: list[Feature] = []
     selection: Selection = Selection()  # type: ignore[call-arg]

@@ -31,9 +31,12 @@ READ_BY = {
 class Feature(Settings):
     """One model input from one impression column."""
 
-    column: str
+    column: str = Field(description="column of table impressions")
     name: str | None = Field(None, description="name of the model input; default: the column")
-    kind: Literal["category", "number", "bag", "text", "sequence", "vector"]
+    kind: Literal["category", "number", "bag", "text", "sequence", "vector"] = Field(
+        description="category: one id; bag: ids in any order; sequence: ids in order; text: hashed words; vector: an"
+        " array of numbers as it is"
+    )
     expression: str | None = Field(
         None, description="SQL over impression columns; default: the column itself"
     )
@@ -41,9 +44,13 @@ class Feature(Settings):
     hash_size: int | None = Field(
         None, ge=2, description="category, bag, text: hash into this many ids instead"
     )
-    max_vocabulary: int = Field(2_000_000, ge=2)
-    transform: Literal["none", "log", "quantile"] = "none"
-    scale: Literal["none", "standard"] = "standard"
+    max_vocabulary: int = Field(2_000_000, ge=2, description="ids kept, the most frequent ones")
+    transform: Literal["none", "log", "quantile"] = Field(
+        "none", description="number: log keeps the sign; quantile: its rank among training rows"
+    )
+    scale: Literal["none", "standard"] = Field(
+        "standard", description="number: standard: mean 0 and deviation 1 over training rows"
+    )
     missing_indicator: bool = Field(
         True, description="number, vector: an input that says where it was missing"
     )

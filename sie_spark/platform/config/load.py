@@ -43,7 +43,7 @@ class Config(Settings):
     training: Training = Training()  # type: ignore[call-arg]
     importance: Importance = Importance()  # type: ignore[call-arg]
     weighting: Weighting = Weighting()  # type: ignore[call-arg]
-    arms: Arms = Arms()
+    arms: Arms = Arms()  # type: ignore[call-arg]
     evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
     simulator: Simulator = Simulator()  # type: ignore[call-arg]
     session: Session = Session()  # type: ignore[call-arg]

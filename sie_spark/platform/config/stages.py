@@ -24,19 +24,19 @@ class Model(Settings):
     """Which torch module is fitted: one of ours by name, or ``package.module:Class``."""
 
     name: str = Field("dcnv2", description="registry name or package.module:Class")
-    embedding_dim: int = Field(16, ge=1)
-    hidden: list[int] = [128, 64]
-    cross_layers: int = Field(2, ge=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    embedding_dim: int = Field(16, ge=1, description="numbers of an id's embedding")
+    hidden: list[int] = Field([128, 64], description="widths of the hidden layers")
+    cross_layers: int = Field(2, ge=0, description="dcnv2: explicit feature crosses")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units left out in training")
     options: dict[str, Any] = Field({}, description="keyword arguments of a user's own class")
 
 
 class Training(Settings):
     """How a model is fitted."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, description="passes over the training rows")
     batch_size: int = Field(2048, ge=1, description="global: shared by the processes")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam, at the start")
     embedding_learning_rate: float | None = Field(None, description="default: learning_rate")
     embedding_optimizer: Literal["auto", "sparse", "dense"] = Field(
         "auto", description="auto: tables of 20,000 rows and more update only the rows of the batch"
@@ -54,9 +54,9 @@ class Training(Settings):
     processes: int = Field(
         2, ge=1, description="ranks of TorchDistributor; 1 with distributed=false runs in place"
     )
-    distributed: bool = True
-    backend: Literal["gloo", "nccl"] = "gloo"
-    seed: int = 7
+    distributed: bool = Field(True, description="by TorchDistributor; false: in this process")
+    backend: Literal["gloo", "nccl"] = Field("gloo", description="how ranks talk: gloo on CPU, nccl on GPU")
+    seed: int = Field(7, description="of start values and the order of rows")
     shuffle_rows: int = Field(
         200_000, ge=1, description="rows a rank holds decoded at most, shuffled in quarters"
     )
@@ -65,15 +65,15 @@ class Training(Settings):
 class Pilot(Settings):
     """The reference model that scores: fitted on a uniform sample of the training rows."""
 
-    fraction: float = Field(1.0, gt=0, le=1)
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the training rows, uniform")
     epochs: int | None = Field(None, description="default: training.epochs")
 
 
 class Importance(Settings):
     """Which scores are computed and how the workers do it."""
 
-    scorers: list[str] = ["loss", "error", "grad_norm"]
-    micro_batch: int = Field(4096, ge=1)
+    scorers: list[str] = Field(["loss", "error", "grad_norm"], description="names in the catalogue")
+    micro_batch: int = Field(4096, ge=1, description="rows a worker scores at once")
     materialise: list[str] = Field(
         [], description="small raw parameters of a user's model whose gradients may be formed entry by entry"
     )
@@ -82,7 +82,7 @@ class Importance(Settings):
 class Weighting(Settings):
     """From scores to inclusion probabilities, offsets and weights."""
 
-    policy: str = "rare_event"
+    policy: str = Field("rare_event", description="how scores become inclusion probabilities or weights")
     score: str = Field("grad_norm", description="the score behind pi or the weight")
     budget: float = Field(0.1, gt=0, le=1, description="share of the training rows to keep")
     floor: float = Field(
@@ -90,37 +90,37 @@ class Weighting(Settings):
     )
     uniform_mix: float = Field(0.15, ge=0, le=1, description="share of uniform sampling mixed into pi")
     cap: float = Field(10.0, gt=1, description="biased policies: greatest weight, in means")
-    seed: int = 11
+    seed: int = Field(11, description="of the keep decision, a hash of sample id and seed")
 
 
 class Arms(Settings):
     """Comparison arms beside the weighted retrain."""
 
-    full: bool = True
-    random: bool = True
+    full: bool = Field(True, description="all training rows")
+    random: bool = Field(True, description="as many rows as the subset, drawn uniformly")
 
 
 class Evaluation(Settings):
     """How the arms are judged on the untouched test rows."""
 
-    bootstrap: int = Field(200, ge=0)
-    confidence: float = Field(0.95, gt=0, lt=1)
+    bootstrap: int = Field(200, ge=0, description="replicates, over dataset.group")
+    confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals")
     margin: float = Field(0.001, gt=0, description="AUC loss that still counts as 'no worse' (TOST)")
-    seed: int = 3
+    seed: int = Field(3, description="of the bootstrap")
 
 
 class Simulator(Settings):
     """A clickstream whose truth is known."""
 
-    impressions: int = Field(200_000, ge=1)
-    days: int = Field(4, ge=1)
-    start: IsoDate = "2024-03-01"
-    users: int = Field(5_000, ge=1)
-    items: int = Field(2_000, ge=2)
-    queries: int = Field(200, ge=1)
-    list_length: int = Field(10, ge=1)
-    zipf: float = Field(1.1, gt=0)
-    base_rate: float = Field(0.04, gt=0, lt=1)
+    impressions: int = Field(200_000, ge=1, description="shown items")
+    days: int = Field(4, ge=1, description="length of the log")
+    start: IsoDate = Field("2024-03-01", description="its first date")
+    users: int = Field(5_000, ge=1, description="who search")
+    items: int = Field(2_000, ge=2, description="what is shown")
+    queries: int = Field(200, ge=1, description="what is searched for")
+    list_length: int = Field(10, ge=1, description="items of a result list")
+    zipf: float = Field(1.1, gt=0, description="exponent of the items' popularity")
+    base_rate: float = Field(0.04, gt=0, lt=1, description="P(click), on average")
     position_bias: float = Field(0.6, ge=0, description="examination = position ** -position_bias")
     drift: float = Field(0.1, ge=0, description="sd of the daily random walk of item appeal, in logits")
     purchase_rate: float = Field(0.08, ge=0, lt=1, description="P(purchase | click), on average")
@@ -130,8 +130,8 @@ class Simulator(Settings):
     missed_clicks: float = Field(0.0, ge=0, lt=1, description="share of clicks that are not logged")
     duplicates: float = Field(0.0, ge=0, lt=1, description="share of records written twice")
     malformed: float = Field(0.0, ge=0, lt=1, description="share of records that are broken")
-    compression: Literal["none", "gzip"] = "gzip"
-    seed: int = 1
+    compression: Literal["none", "gzip"] = Field("gzip", description="of the raw JSON lines")
+    seed: int = Field(1, description="the same seed, the same log")
 
 
 class Session(Settings):
@@ -141,24 +141,24 @@ class Session(Settings):
         "auto", description="auto: what spark-submit or the platform started, else a local session"
     )
     cores: int = Field(0, ge=0, description="local: 0 means every core, at most 8")
-    memory: str = "4g"
+    memory: str = Field("4g", description="local: heap of the one JVM")
     shuffle_partitions: int = Field(4, ge=1, description="local only")
-    conf: dict[str, str] = {}
+    conf: dict[str, str] = Field({}, description="Spark settings beside ours")
 
 
 class Tracking(Settings):
     """MLflow."""
 
     tracking_uri: str | None = Field(None, description="default: sqlite under a local root")
-    experiment: str = "sie_spark"
-    register_model: str | None = None
+    experiment: str = Field("sie_spark", description="experiment that runs are logged to")
+    register_model: str | None = Field(None, description="name in the model registry; null: not registered")
 
 
 class Run(Settings):
     """Which dates a job works on; both ends included, ISO dates; null: all."""
 
-    date_from: IsoDate | None = None
-    date_to: IsoDate | None = None
+    date_from: IsoDate | None = Field(None, description="first date")
+    date_to: IsoDate | None = Field(None, description="last date")
     force: bool = Field(False, description="rebuild even what is up to date")
 
     @model_validator(mode="after")

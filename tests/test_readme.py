@@ -1,0 +1,54 @@
+"""What README shows of a log of your own is a whole data set."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sie_spark.clickstream import ingest, samples
+from sie_spark.features import encode
+from tests.clickstream.logs import rows, write
+
+README = Path(__file__).parents[1] / "README.md"
+START = 1_709_251_200_000  # 2024-03-01 00:00 UTC
+HOUR = 3_600_000
+
+
+def record(event: str, ts: int, sku: str, **values: object) -> dict:
+    at = {"event": event, "ts": START + ts, "sku": sku, "visitor": "ann", "visit": "v1"}
+    return {**at, "rank": 1, "search_term": "red shoes", "price": "9.5", **values}
+
+
+@pytest.mark.spark
+def test_the_yaml_of_readme_takes_a_log_to_samples(make_context, tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    bought = [
+        record("view", 0, "a"),
+        record("view", 0, "b", rank=2),
+        record("click", 60_000, "a"),
+        record("click", 2 * HOUR, "b"),  # later than an hour
+        record("order", 30 * HOUR, "a", visit="v2"),  # in another visit
+        record("view", 31 * HOUR, "a", visit="v3"),
+    ]
+    others = [record("view", HOUR * n, f"c{n}", visitor=f"u{n}", visit=f"w{n}") for n in range(40)]
+    others += [
+        record("click", HOUR * n + 1, f"c{n}", visitor=f"u{n}", visit=f"w{n}") for n in range(0, 40, 2)
+    ]
+    wrong = [record("view", 1, "d", price="-1"), record("hover", 2, "d"), "{"]
+    log = write(tmp_path / "log.json", *bought, *others, *wrong, bought[0])
+    data = yaml.safe_load(text)
+    data["dataset"]["source"]["path"] = str(log)
+    ctx = make_context(data)
+    read = ingest.run(ctx).rows
+    assert read.as_dict() == {"read": 70, "kept": 66, "quarantined": 3, "duplicate": 1}
+    held = json.dumps(rows(ctx.catalog.read("quarantine")), default=str)
+    assert "price:range" in held and "event_type:set" in held and "unparsable" in held and "ann" not in held
+    samples.run(ctx)
+    found = {
+        (row["item_id"], row["event_ts"].day): (row["click"], row["conversion"], row["hist_click"])
+        for row in rows(ctx.catalog.read("impressions").where("item_id IN ('a', 'b')"))
+    }
+    assert found == {("a", 1): (1, 1, 0), ("b", 1): (0, 0, 0), ("a", 2): (0, 0, 0)}
+    assert encode.run(ctx).rows.kept == 43
