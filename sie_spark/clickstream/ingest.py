@@ -228,13 +228,12 @@ class _Look:
 
     def __init__(self, raw: Raw, settings: Source) -> None:
         self.settings = settings
+        self.bits = raw.bits
         self.measures: list[Column] = []
         if not raw.bits:
             return
         self.measures.append(F.count(F.when(F.col("unparsed").isNull(), 1)).alias("parsed"))
-        for name, (mask, bit) in raw.bits.items():
-            held = F.shiftright(F.col(mask), bit).bitwiseAND(F.lit(1))
-            self.measures.append(F.sum(held).alias(f"held:{name}"))
+        self.measures += [F.bit_or(mask).alias(mask) for mask in raw.masks]
         if settings.on_new_column == "refuse":
             new = F.array_max(F.filter("reasons", lambda reason: reason.startswith(NEW_COLUMN)))
             self.measures.append(F.max(F.when(F.col(BAD), new)).alias("new"))
@@ -248,7 +247,7 @@ class _Look:
                 " not in dataset.source.columns",
                 remedy="declare it, or set source.on_new_column to ignore, add or quarantine",
             )
-        absent = [name[5:] for name, rows in saw.items() if name.startswith("held:") and not rows]
+        absent = [name for name, (mask, bit) in self.bits.items() if not (saw[mask] or 0) >> bit & 1]
         if absent and saw["parsed"] >= ENOUGH_ROWS and settings.on_missing_column == "refuse":
             raise SourceError(
                 f"{settings.path}: declared column(s) {', '.join(absent)} are in none of its records",

@@ -79,14 +79,14 @@ def stage(ctx: Context, canonical: Canonical, fingerprint: str, look: Look | Non
     asked = bool(run.date_from or run.date_to)
     stays = in_range(run.date_from, run.date_to)
     rejected = F.col(BAD) & stays if asked else F.col(BAD)
-    measures = [F.count("*").alias("read"), _sum(rejected).alias("rejected")]
-    measures.append(_sum(rejected & F.array_join("reasons", "\n").rlike(DRIFTED)).alias("drifted"))
+    measures = [F.count("*").alias("read"), _count(rejected).alias("rejected")]
+    measures.append(_count(rejected & F.array_join("reasons", "\n").rlike(DRIFTED)).alias("drifted"))
     if asked:
-        measures.append(_sum(~stays).alias("outside"))
+        measures.append(_count(~stays).alias("outside"))
     for index, reason in enumerate(canonical.reasons):
-        measures.append(_sum(rejected & F.array_contains("reasons", reason)).alias(f"r{index}"))
+        measures.append(_count(rejected & F.array_contains("reasons", reason)).alias(f"r{index}"))
     measures += [
-        _sum(F.col(flag) & stays if asked else F.col(flag)).alias(flag) for flag in canonical.warnings
+        _count(F.col(flag) & stays if asked else F.col(flag)).alias(flag) for flag in canonical.warnings
     ]
     measures += look.measures if look else []
     rows = canonical.frame.withColumn(BAD, F.size("reasons") > 0)
@@ -192,7 +192,7 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     }
     texts = [F.array_join(column, ",").alias(name) for name, column in dated.items()]
     totals = [_sum_if(test, F.col("n")).alias(f"{name}_rows") for name, test in fates.items()]
-    totals += [_sum(test & F.col("stays")).alias(f"{name}_keys") for name, test in fates.items()]
+    totals += [_count(test & F.col("stays")).alias(f"{name}_keys") for name, test in fates.items()]
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
 
     days, keyed = Observation(f"days-{fingerprint}"), Observation(f"keys-{fingerprint}")
@@ -261,8 +261,8 @@ def _sum_if(test: Any, value: Any) -> Any:
     return F.sum(F.when(test, value))
 
 
-def _sum(test: Any) -> Any:
-    return F.sum(F.coalesce(test, F.lit(False)).cast("bigint"))
+def _count(test: Any) -> Any:
+    return F.count(F.when(test, 1))
 
 
 def _identity(counts: Counts, found: str) -> RowIdentityError:
