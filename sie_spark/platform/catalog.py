@@ -98,9 +98,8 @@ class Catalog:
         return f"delta.`{self.path(name)}`"
 
     def exists(self, name: str) -> bool:
-        """Whether the table has a first commit: a writer that is killed leaves a log without one."""
-        first = ("00000000000000000000.json", "_last_checkpoint")  # old commits are removed in time
-        return any(self.root.exists("tables", name, "_delta_log", file) for file in first)
+        """Whether the table has a first commit."""
+        return has_commits(self.root, "tables", name)
 
     def identity(self, name: str) -> str:
         """What tells a table from another that was made anew in its place, with the same versions."""
@@ -219,6 +218,12 @@ class Catalog:
 
         retried(write)
         return self.ref(name)
+
+
+def has_commits(root: Root, *parts: str) -> bool:
+    """Whether a Delta table has a first commit: a writer that is killed leaves a log without one."""
+    first = ("00000000000000000000.json", "_last_checkpoint")  # old commits are removed in time
+    return any(root.exists(*parts, "_delta_log", file) for file in first)
 
 
 def retried(action: Callable[[], Result]) -> Result:
