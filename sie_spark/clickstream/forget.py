@@ -19,7 +19,7 @@ from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
 from sie_spark.clickstream.staging import FOLDER, clear_all
 from sie_spark.clickstream.tables import commit_metadata, dates_in, vacuum_now
 from sie_spark.features.erase import erase_value
-from sie_spark.platform.catalog import TABLES, metadata, retried
+from sie_spark.platform.catalog import TABLES, has_commits, metadata, retried
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
@@ -178,6 +178,9 @@ def _delete_landed(ctx: Context, person: DataFrame) -> None:
     """Rows of an incremental source that no ingest has published yet."""
     for name in ctx.root.entries(FOLDER):
         if not ctx.root.exists(FOLDER, name, "_delta_log"):
+            continue
+        if not has_commits(ctx.root, FOLDER, name):  # of an ingest that was killed, and lands them again
+            ctx.root.remove(FOLDER, name)
             continue
         path = ctx.root.path(FOLDER, name)
         rows = ctx.spark.read.format("delta").load(path)

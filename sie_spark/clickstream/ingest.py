@@ -36,9 +36,10 @@ from sie_spark.clickstream.tables import (
     ensure,
     insert_new,
     session_settings,
+    types_of,
     vacuum_now,
 )
-from sie_spark.platform.catalog import metadata
+from sie_spark.platform.catalog import has_commits, metadata
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
@@ -170,7 +171,10 @@ def _incremental(ctx: Context, files: Snapshot) -> StageResult:
     landing = ctx.root.path(FOLDER, f"{LANDING}{mapping}")
     raw = read(ctx.spark, dataset.source, files, stream=True)
     key = load_key(ctx.root, say=ctx.progress.warn)
-    canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
+    types = column_types(ctx.catalog, "events")
+    if not types and has_commits(ctx.root, FOLDER, f"{LANDING}{mapping}"):
+        types = types_of(ctx.spark.read.format("delta").load(landing))  # Delta would cast in silence
+    canonical = canonicalise(raw, dataset, key, ctx.spark, types)
     with readable(str(dataset.source.path)), session_settings(ctx.spark, NO_STATISTICS):
         query = (
             canonical.frame.writeStream.format("delta")

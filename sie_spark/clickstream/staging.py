@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import Canonical
-from sie_spark.clickstream.tables import within_days
+from sie_spark.clickstream.tables import around, dates_in, within_days
 from sie_spark.clickstream.times import UNKNOWN_DATE
 from sie_spark.platform.catalog import Catalog, retried
 from sie_spark.platform.errors import RowIdentityError, SourceError
@@ -176,10 +176,10 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     """Choose one row a key and date, none within ``dedup_days`` after another; the identity is checked here,
     before anything is visible.
 
-    A batch of many dates gives what its dates give one after the other. Only two hashes of the key, the date and
-    the row's number are shuffled, all of fixed width; repeated keys, few in a healthy log, go into a small table
-    that the merge leaves out by. The key is 128 bits of SHA-256 and the hashes are 128 bits too, so taking one for
-    the other loses nothing.
+    A batch of many dates gives what its dates give one after the other, after what table events holds. Only two
+    hashes of the key, the date and the row's number are shuffled, all of fixed width; repeated keys, few in a
+    healthy log, go into a small table that the merge leaves out by. The key is 128 bits of SHA-256 and the hashes
+    are 128 bits too, so taking one for the other loses nothing.
 
     Raises
     ------
@@ -191,20 +191,21 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
         name: F.collect_set(F.when(test, F.col("event_date").cast("string"))) for name, test in fates.items()
     }
     texts = [F.array_join(column, ",").alias(name) for name, column in dated.items()]
-    totals = [_sum_if(test, F.col("n")).alias(f"{name}_rows") for name, test in fates.items()]
-    totals += [_count(test & F.col("stays")).alias(f"{name}_keys") for name, test in fates.items()]
+    rows_of = [_sum_if(test, F.col("n")).alias(f"{name}_rows") for name, test in fates.items()]
+    keys_of = [_count(test & F.col("stays")).alias(f"{name}_keys") for name, test in fates.items()]
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
 
-    days, keyed = Observation(f"days-{fingerprint}"), Observation(f"keys-{fingerprint}")
+    days, total, keyed = (Observation(f"{name}-{fingerprint}") for name in ("days", "rows", "keys"))
     rows = _with_keys(staged(ctx, fingerprint)).observe(days, *texts)
     if ctx.config.dataset.dedup_days:  # one shuffle serves the dates of a key and the key
         rows = rows.repartition(*[F.col(name) for name in KEYS])
     grouped = rows.groupBy(*KEYS, DAY).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
-    grouped = grouped.withColumn("stays", _stays(ctx.config.dataset.dedup_days)).observe(keyed, *totals)
+    grouped = _not_held(ctx, fingerprint, grouped.observe(total, *rows_of))
+    grouped = grouped.withColumn("stays", _stays(ctx.config.dataset.dedup_days)).observe(keyed, *keys_of)
     chosen = F.when(F.col("stays"), F.col("first")).otherwise(NONE).alias("first")
     overwrite(grouped.where("n > 1 OR NOT stays").select(*KEYS, DAY, chosen), path)
-    said, days_said = keyed.get, days.get
-    found = {name: int(value or 0) for name, value in said.items()}
+    days_said = days.get
+    found = {name: int(value or 0) for name, value in {**total.get, **keyed.get}.items()}
     read = found["accepted_rows"] + found["rejected_rows"]
     if read != counts.read or found["rejected_rows"] != counts.rejected:
         raise _identity(counts, f"{read} rows have keys, {found['rejected_rows']} of them rejected")
@@ -222,6 +223,22 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
         dates["accepted"],
         dates["rejected"],
     )
+
+
+def _not_held(ctx: Context, fingerprint: str, grouped: DataFrame) -> DataFrame:
+    """The keys and dates but for those that table events holds within ``dedup_days``.
+
+    The merge leaves those out; one that stayed here would leave out later dates of its key, and then neither came in.
+    """
+    within = ctx.config.dataset.dedup_days
+    if not within or not ctx.catalog.exists("events"):
+        return grouped
+    dates = staged(ctx, fingerprint).where(~F.col(BAD)).select(F.col(DAY).cast("string")).distinct()
+    where = dates_in(around([row[0] for row in dates.collect()], within))  # a row a date
+    held = ctx.catalog.read("events").where(where).withColumn(BAD, F.lit(False))
+    held = _with_keys(held).select(*KEYS, DAY)
+    same = [F.col(f"s.{name}") == F.col(f"t.{name}") for name in KEYS]
+    return grouped.alias("s").join(held.alias("t"), [*same, F.expr(within_days(within))], "left_anti")
 
 
 def _stays(days: int) -> Column:

@@ -175,4 +175,9 @@ def column_types(catalog: Catalog, name: str) -> dict[str, str]:
     """Column types in words; empty where the table does not exist."""
     if not catalog.exists(name):
         return {}
-    return {field.name: field.dataType.simpleString() for field in catalog.read(name).schema}
+    return types_of(catalog.read(name))
+
+
+def types_of(frame: DataFrame) -> dict[str, str]:
+    """Column types in words."""
+    return {field.name: field.dataType.simpleString() for field in frame.schema}

@@ -99,14 +99,15 @@ class Catalog:
         return f"delta.`{self.path(name)}`"
 
     def exists(self, name: str) -> bool:
-        """Whether the table has a first commit: a writer that is killed leaves a log without one."""
-        return any(self.root.exists(*_log(name, file)) for file in (FIRST, "_last_checkpoint"))
+        """Whether the table has a first commit."""
+        return has_commits(self.root, "tables", name)
 
     def identity(self, name: str) -> str:
         """What tells a table from another that was made anew in its place, with the same versions."""
         # DESCRIBE DETAIL counts all its files for it; the first commit, while it is kept, says it
-        if self.root.exists(*_log(name, FIRST)):
-            for line in read_bytes(self.root.path(*_log(name, FIRST))).splitlines():
+        first = ("tables", name, "_delta_log", FIRST)
+        if self.root.exists(*first):
+            for line in read_bytes(self.root.path(*first)).splitlines():
                 if line.startswith(b'{"metaData"'):
                     return str(json.loads(line)["metaData"]["id"])
         row = self.spark.sql(f"DESCRIBE DETAIL {self.sql_name(name)}").select("id").first()
@@ -226,8 +227,9 @@ class Catalog:
         return self.ref(name)
 
 
-def _log(name: str, file: str) -> tuple[str, ...]:
-    return ("tables", name, "_delta_log", file)
+def has_commits(root: Root, *parts: str) -> bool:
+    """Whether a Delta table has a first commit: a writer that is killed leaves a log without one."""
+    return any(root.exists(*parts, "_delta_log", file) for file in (FIRST, "_last_checkpoint"))
 
 
 def retried(action: Callable[[], Result]) -> Result:

@@ -164,6 +164,21 @@ def test_a_batch_of_many_dates_gives_what_each_date_gives(
     assert ingest.run(make_context(settings(late, dedup_days=days))).rows.kept == 2
 
 
+@pytest.mark.parametrize("ranges", [[(2, 2), (3, 4)], [(2, 3), (4, 4)]])
+def test_ranges_of_dates_give_what_each_date_gives(
+    make_context, tmp_path: Path, ranges: list[tuple[int, int]]
+) -> None:
+    """A date that the table knows already does not take the next one with it."""
+    log = write(tmp_path / "log.json", *[event("x", ts=START + day * DAY) for day in (1, 2, 2, 3)], "torn")
+    for first, last in ranges:
+        asked = {"run": {"date_from": f"2024-03-0{first}", "date_to": f"2024-03-0{last}"}}
+        ctx = make_context(settings(log, dedup_days=1) | asked)
+        told = ingest.run(ctx).rows
+        assert told.read == told.kept + told.quarantined + told.duplicate
+    assert sorted(row["event_date"].day for row in rows(ctx.catalog.read("events"))) == [2, 4]
+    assert ctx.catalog.read("quarantine").count() == 1
+
+
 @pytest.mark.parametrize("moment", ["stage", "quarantine", "ledger"])
 def test_killed_anywhere_and_run_again(make_context, tmp_path: Path, monkeypatch, moment: str) -> None:
     log = write(

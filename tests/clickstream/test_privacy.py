@@ -173,6 +173,9 @@ def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypa
     landed = ctx.catalog.read("events").selectExpr("event_id", "user_id", "'' AS record", "'' AS unparsed")
     landed = landed.write.format("delta").option("delta.dataSkippingNumIndexedCols", "0")
     landed.save(ctx.root.path("_staging", "landing-x"))
+    begun = Path(ctx.root.path("_staging", "landing-y"))  # its first delivery was killed before the commit
+    (begun / "_delta_log").mkdir(parents=True)
+    (begun / "part-0.parquet").write_bytes(oracle("Xanthippe").encode())
     with monkeypatch.context() as patch:
         patch.setattr(forget, "erase_value", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -197,6 +197,25 @@ def test_only_what_is_new(make_context, tmp_path: Path, monkeypatch) -> None:
     assert set(kept(ctx)) == {"a", "b"} and ctx.catalog.read("quarantine").count() == 1
 
 
+def test_landed_rows_keep_their_types(make_context, tmp_path: Path, monkeypatch) -> None:
+    """Killed before table events was made, what has landed says which types its columns have."""
+    log = tmp_path / "log"
+    config = settings(log, source={"incremental": True, "columns": None})
+    write(log / "1.json", event("a", price=1))
+    ctx = make_context(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "stage", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ingest.run(ctx)
+    write(log / "2.json", event("b", price=2.5))
+    with pytest.raises(SourceError, match="column 'price' is double now and bigint"):
+        ingest.run(ctx)
+    assert not ctx.catalog.exists("events")
+    config["dataset"]["columns"]["price"] = "cast(price AS DOUBLE)"
+    assert ingest.run(make_context(config)).rows.kept == 2
+    assert {key: row["price"] for key, row in kept(ctx).items()} == {"a": 1.0, "b": 2.5}
+
+
 def test_two_overlapping_batches_at_once(make_context, tmp_path: Path, spark) -> None:
     """Without the lock of the command line: Delta's conflict detection and a retry keep each row once."""
     first = write(tmp_path / "1.json", *[event(str(n)) for n in range(30)], "torn")
