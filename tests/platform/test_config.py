@@ -26,6 +26,14 @@ def test_layers_win_in_order(file: Path) -> None:
     assert config.dataset.source.path == "s3://b/x"
 
 
+@pytest.mark.parametrize("written", ["null", "~", '"null"', ""])
+def test_a_missing_column_may_be_null_with_and_without_quotes(file: Path, written: str) -> None:
+    file.write_text(MINIMAL.replace("y}}", f"y}}, source: {{on_missing_column: {written}}}}}"))
+    assert load_config(file).dataset.source.on_missing_column == "null"
+    over = [f"dataset.source.on_missing_column={written}"]
+    assert load_config("trivago", overrides=over).dataset.source.on_missing_column == "null"
+
+
 def test_users_model_in_short_form(file: Path) -> None:
     file.write_text(MINIMAL + "model: my.package:Net\n")
     assert load_config(file).model.name == "my.package:Net"

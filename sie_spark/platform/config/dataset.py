@@ -40,6 +40,11 @@ class Source(Settings):
     )
     incremental: bool = Field(False, description="read only files not read before (Spark's availableNow)")
 
+    @field_validator("on_missing_column", mode="before")
+    @classmethod
+    def _null_is_a_word(cls, policy: Any) -> Any:
+        return "null" if policy is None else policy  # as YAML reads it without quotes
+
 
 class EventTime(Settings):
     """The event's time, read so that absurd values are rejected rows and not failed jobs."""
