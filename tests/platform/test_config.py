@@ -120,6 +120,21 @@ def test_dates_are_iso_dates(file: Path, setting: str) -> None:
         ),
         ("a.b={", "not valid YAML", "quote"),
         ("run.date_from=2024-02-01", "run", "correct 'run"),
+        (
+            "dataset.rules=[{column: event_ts, check: range, min: 2017-11-25, max: 2017-12-03T08:00:00+08:00}]",
+            "2017-11-25T00:00:00+00:00 is 1511568000",
+            "correct 'dataset.rules.0.min'",
+        ),
+        (
+            "dataset.rules=[{column: event_ts, check: range, max: 2017-12-03T08:00:00+08:00}]",
+            "is 1512259200",
+            "correct 'dataset.rules.0.max'",
+        ),
+        (
+            "dataset.rules=[{column: price, check: range, min: low}]",
+            "valid number",
+            "correct 'dataset.rules.0.min'",
+        ),
     ],
 )
 def test_refused_with_the_nearest_name(file: Path, override: str, said: str, remedy: str) -> None:
