@@ -26,6 +26,14 @@ def test_layers_win_in_order(file: Path) -> None:
     assert config.dataset.source.path == "s3://b/x"
 
 
+@pytest.mark.parametrize("written", ["null", "~", '"null"', ""])
+def test_a_missing_column_may_be_null_with_and_without_quotes(file: Path, written: str) -> None:
+    file.write_text(MINIMAL.replace("y}}", f"y}}, source: {{on_missing_column: {written}}}}}"))
+    assert load_config(file).dataset.source.on_missing_column == "null"
+    over = [f"dataset.source.on_missing_column={written}"]
+    assert load_config("trivago", overrides=over).dataset.source.on_missing_column == "null"
+
+
 def test_users_model_in_short_form(file: Path) -> None:
     file.write_text(MINIMAL + "model: my.package:Net\n")
     assert load_config(file).model.name == "my.package:Net"
@@ -112,6 +120,21 @@ def test_dates_are_iso_dates(file: Path, setting: str) -> None:
         ),
         ("a.b={", "not valid YAML", "quote"),
         ("run.date_from=2024-02-01", "run", "correct 'run"),
+        (
+            "dataset.rules=[{column: event_ts, check: range, min: 2017-11-25, max: 2017-12-03T08:00:00+08:00}]",
+            "2017-11-25T00:00:00+00:00 is 1511568000",
+            "correct 'dataset.rules.0.min'",
+        ),
+        (
+            "dataset.rules=[{column: event_ts, check: range, max: 2017-12-03T08:00:00+08:00}]",
+            "is 1512259200",
+            "correct 'dataset.rules.0.max'",
+        ),
+        (
+            "dataset.rules=[{column: price, check: range, min: low}]",
+            "valid number",
+            "correct 'dataset.rules.0.min'",
+        ),
     ],
 )
 def test_refused_with_the_nearest_name(file: Path, override: str, said: str, remedy: str) -> None:

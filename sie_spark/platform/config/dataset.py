@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
@@ -73,9 +73,11 @@ class Rule(Settings):
         None, description="the reason that a rejected record carries; default: column:check"
     )
     min: float | None = Field(
-        None, description="range: NaN lies outside; nullif(x, 'NaN') in columns makes it null"
+        None,
+        description="range: the least value, of times in seconds since 1970; NaN lies outside: nullif(x, 'NaN') in"
+        " columns makes it null",
     )
-    max: float | None = Field(None, description="range: the greatest value; of times, seconds since 1970")
+    max: float | None = Field(None, description="range: the greatest value")
     values: list[str] | None = Field(None, description="set: the values that are valid")
     pattern: str | None = Field(
         None, description="regex: Java's, found anywhere in the text; ^ and $ for all of it"
@@ -89,6 +91,15 @@ class Rule(Settings):
     )
     key: str | None = Field(None, description="reference: column of that table")
     expression: str | None = Field(None, description="expression: Spark SQL that is true for a valid row")
+
+    @field_validator("min", "max", mode="before")
+    @classmethod
+    def _seconds_of_times(cls, bound: Any) -> Any:
+        if not isinstance(bound, str) or not re.match(r"\d{4}-\d\d-\d\d", bound):
+            return bound
+        time = datetime.fromisoformat(bound)
+        time = time.replace(tzinfo=time.tzinfo or UTC)
+        raise ValueError(f"of a time write seconds since 1970: {time.isoformat()} is {int(time.timestamp())}")
 
 
 class Attribution(Settings):
