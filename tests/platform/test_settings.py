@@ -8,7 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from sie_spark.cli import main
-from sie_spark.platform.config import Config, load_config
+from sie_spark.platform.config import Config
 from sie_spark.platform.config.reference import reference, schema
 from sie_spark.platform.errors import ConfigError
 
@@ -51,14 +51,6 @@ def test_the_schema_takes_what_files_hold_and_nothing_else() -> None:
     assert not list(validator.iter_errors(written))
     for wrong in ({"featurez": []}, {"kind": "rows"}, {"source": {"format": None}}):
         assert list(validator.iter_errors({"dataset": {**columns, **wrong}})), wrong
-
-
-def test_an_unquoted_null_is_the_choice_of_that_name(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("dataset: {name: x, columns: {label: y}, source: {on_missing_column: null}}\n")
-    given = "dataset.source.on_missing_column=null"
-    for config in (load_config(file), load_config("trivago", overrides=[given])):
-        assert config.dataset.source.on_missing_column == "null"
 
 
 def test_the_command_prints_both_and_refuses_what_there_is_not(capsys) -> None:
