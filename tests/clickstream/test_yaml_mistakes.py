@@ -74,6 +74,14 @@ def test_a_label_of_another_type_is_blamed_on_its_source_column(make_context, tm
     assert "declare 'y'" in error.value.remedy and "DOUBLE" in error.value.remedy
 
 
+def test_files_in_folders_below_are_said_to_be_there(make_context, tmp_path: Path) -> None:
+    write(tmp_path / "log" / "monday" / "a.csv", "t,y", "2025-03-01,1")
+    source = {"format": "csv", "options": {"header": "true"}}
+    with pytest.raises(SieError, match="files lie in folders below") as error:
+        ingest.run(make_context(labelled(tmp_path / "log", source)))
+    assert "recursiveFileLookup" in error.value.remedy
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_header_of_another_encoding(make_context, tmp_path: Path, encoding: str) -> None:
     log = tmp_path / "log.csv"
