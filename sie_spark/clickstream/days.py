@@ -17,7 +17,7 @@ from sie_spark.platform.context import Context
 
 Facts = dict[str, Any]  # ISO date: JSON value
 POSITIONS = 50  # further down the list counts as one
-FORMAT = 3  # of what is kept: facts of another format are counted anew
+FORMAT = 4  # of what is kept: facts of another format are counted anew
 
 
 def facts_by_date(

@@ -121,9 +121,12 @@ def _rates(ctx: Context, rows: DataFrame, held: DataFrame | None, first: str, fi
     counts = daily_counts(rows, history.rates)
     start = F.lit(first).cast("date")
     if held is not None:
-        earlier = held.where(F.col("event_date") < start).groupBy("which", "value")
-        sums = earlier.agg(F.sum("shown").alias("shown"), F.sum("clicked").alias("clicked"))
-        counts = counts.unionByName(sums.withColumn("event_date", F.date_sub(start, 1)))
+        earlier = held.where(F.col("event_date") < start)
+        known_on = F.greatest("known_on", F.date_sub(start, 1)).alias("known_on")
+        sums = earlier.groupBy("which", "value", known_on).agg(
+            F.sum("shown").alias("shown"), F.sum("clicked").alias("clicked")
+        )
+        counts = counts.drop("event_date").unionByName(sums)
     path = ctx.root.path(FOLDER, f"{fingerprint}-repeated")
     table = rate_table(counts, history.rate_strength).where(F.col("day") >= start)
     overwrite(table, path)

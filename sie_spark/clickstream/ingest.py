@@ -277,10 +277,13 @@ def _check(ctx: Context, counts: Counts) -> None:
         )
     # a whole delivery with a drifted column is what on_new_column and its like asked to quarantine
     if counts.rejected - counts.drifted == counts.read >= ALL_ROWS_WRONG:
-        worst = max(counts.reasons.items(), key=lambda item: item[1], default=("unknown", 0))
+        worst = max(counts.reasons, key=lambda reason: _blame(reason, counts), default="unknown")
+        retyped = worst.removeprefix("type:")
         raise SourceError(
-            f"{source}: every one of {counts.read:,} rows is rejected, mostly for '{worst[0]}'",
-            remedy=WHAT_TO_MEND.get(worst[0], "the columns or the rules in the YAML do not fit this source"),
+            f"{source}: every one of {counts.read:,} rows is rejected, mostly for '{worst}'",
+            remedy=f"declare '{retyped}' in dataset.source.columns as what it holds: of 1.0 a DOUBLE, else a STRING"
+            if retyped != worst
+            else WHAT_TO_MEND.get(worst, "the columns or the rules in the YAML do not fit this source"),
         )
     if ctx.config.dataset.source.on_type_change != "refuse":
         return
@@ -290,6 +293,12 @@ def _check(ctx: Context, counts: Counts) -> None:
                 f"{source}: every value of column '{reason[5:]}' has another type than declared",
                 remedy="correct dataset.source.columns, or set source.on_type_change to quarantine",
             )
+
+
+def _blame(reason: str, counts: Counts) -> tuple[bool, int]:
+    """Most rows first; a column that could not be read before what is wrong with the null that it left."""
+    rows = counts.reasons[reason]
+    return reason.startswith("type:") and 2 * rows > counts.read, rows
 
 
 def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fate:

@@ -1,7 +1,8 @@
 """Smoothed click rates of users, items, queries, as of the day before the impression.
 
 rate = (clicks + strength * prior) / (shown + strength), where prior is the overall rate; all three are
-counts of the days before. On the first day there is nothing to know: rate is null and count is 0.
+counts of the days before, a click counted on the day it came. On the first day there is nothing to know: rate is
+null and count is 0.
 """
 
 from __future__ import annotations
@@ -20,29 +21,43 @@ ALL = ""  # the group of all rows, which gives the prior
 def daily_counts(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
     """Shown and clicked per column, value and day, all columns in one pass.
 
-    Returns columns which string, value string, event_date, shown bigint, clicked bigint. A click that came
-    after its impression's day does not count: nobody knew of it when the day ended. Delays are kept in whole
-    seconds, so that one within a second of midnight is taken to have come after it.
+    Returns columns which string, value string, event_date, known_on date, shown bigint, clicked bigint: what
+    the impressions of event_date say of known_on, which is that day, or a later one for clicks that came then.
+    Delays are kept in whole seconds, so that a click within a second of midnight is taken to have come after it.
     """
     latest = (click_delay(rows.columns) + 1) * F.lit(1_000_000) - 1
-    clicked_at = F.timestamp_micros(F.unix_micros("event_ts") + latest)
-    known = (F.col("click") == 1) & (latest.isNull() | (F.to_date(clicked_at) == F.col(DAY)))
+    clicked_on = F.to_date(F.timestamp_micros(F.unix_micros("event_ts") + latest))
+    clicked = F.coalesce(F.col("click") == 1, F.lit(False))
+    late = F.when(clicked & (clicked_on > F.col(DAY)), clicked_on)
     groups = [(ALL, F.lit(""))] + [(name, F.col(name).cast("string")) for name in columns]
     pairs = F.array(*[F.struct(F.lit(name).alias("which"), value.alias("value")) for name, value in groups])
-    flat = rows.select(DAY, known.alias("known"), F.explode(pairs).alias("group"))
-    counted = flat.where("group.value IS NOT NULL").groupBy(
-        F.col("group.which").alias("which"), F.col("group.value").alias("value"), DAY
+    flat = rows.select(DAY, clicked.alias("clicked"), late.alias("late"), F.explode(pairs).alias("group"))
+    grouped = flat.where("group.value IS NOT NULL").groupBy(
+        F.col("group.which").alias("which"), F.col("group.value").alias("value"), DAY, "late"
     )
-    return counted.agg(F.count("*").alias("shown"), F.count(F.when(F.col("known"), 1)).alias("clicked"))
+    counted = grouped.agg(F.count("*").alias("n"), F.count(F.when(F.col("clicked"), 1)).alias("k"))
+    none = F.lit(0).cast("bigint")
+    then = F.when(F.col("late").isNull(), F.col("k")).otherwise(none)
+    parts = F.array(
+        F.struct(F.col(DAY).alias("known_on"), F.col("n").alias("shown"), then.alias("clicked")),
+        F.struct(F.col("late").alias("known_on"), none.alias("shown"), F.col("k").alias("clicked")),
+    )
+    known = counted.select("which", "value", DAY, F.inline(parts)).where("known_on IS NOT NULL")
+    return known.groupBy("which", "value", DAY, "known_on").agg(
+        F.sum("shown").alias("shown"), F.sum("clicked").alias("clicked")
+    )
 
 
 def rate_table(counts: DataFrame, strength: float) -> DataFrame:
     """Rates as of the day before, per column, value and day: columns which, value, day, rate, count."""
-    before = Window.partitionBy("which", "value").orderBy(DAY).rowsBetween(Window.unboundedPreceding, -1)
-    summed = counts.select(
+    by_day = counts.groupBy("which", "value", F.col("known_on").alias("day")).agg(
+        F.sum("shown").alias("shown"), F.sum("clicked").alias("clicked")
+    )
+    before = Window.partitionBy("which", "value").orderBy("day").rowsBetween(Window.unboundedPreceding, -1)
+    summed = by_day.select(
         "which",
         "value",
-        F.col(DAY).alias("day"),
+        "day",
         F.coalesce(F.sum("shown").over(before), F.lit(0)).alias("n"),
         F.coalesce(F.sum("clicked").over(before), F.lit(0)).alias("k"),
     )

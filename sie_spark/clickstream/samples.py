@@ -30,6 +30,7 @@ from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
 
 JOB = "samples"
+RATES = 2  # what is known on which day; raised where that changes
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
 
@@ -138,7 +139,8 @@ def _taken(dataset: Dataset, columns: Sequence[str]) -> list[str]:
 def settings_digest(dataset: Dataset, columns: Sequence[str]) -> str:
     """What impressions depend on beside the rows of events: settings, and which of these columns are taken."""
     options = dataset.options()
-    return digest({**{name: options[name] for name in SETTINGS}, "taken": _taken(dataset, columns)})
+    rates = {"rates": RATES} if dataset.history.rates else {}
+    return digest({**{name: options[name] for name in SETTINGS}, **rates, "taken": _taken(dataset, columns)})
 
 
 def _check_asked(ctx: Context, mapping: str, state: dict[str, Any]) -> None:

@@ -73,9 +73,15 @@ def snapshot(spark: SparkSession, settings: Source) -> Snapshot:
         ).first()
         names = [row[0] for row in files.select("path").orderBy("path").limit(MANY_FOOTERS + 1).collect()]
     if total is None or not total[0]:
+        with readable(path):
+            below = spark.read.format("binaryFile").options(**{**keep, "recursiveFileLookup": "true"})
+            deeper = not below.load(path).select("path").isEmpty()
         raise SourceError(
-            f"{path}: holds no records: no files there, or only empty ones",
-            remedy="check --source (dataset.source.path)",
+            f"{path}: holds no records: "
+            + ("its files lie in folders below" if deeper else "no files there, or only empty ones"),
+            remedy="set source.options.recursiveFileLookup: true, or give a glob that reaches them"
+            if deeper
+            else "check --source (dataset.source.path)",
         )
     return Snapshot(int(total[0]), int(total[1] or 0), digest([str(value) for value in total]), tuple(names))
 

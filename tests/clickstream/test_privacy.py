@@ -7,6 +7,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sie_spark.clickstream import forget, ingest, maintain, samples
@@ -54,6 +56,46 @@ def test_pseudonyms_are_hmac_sha256(key: str) -> None:
 def everything_under(root: Path) -> bytes:
     texts = [file.read_bytes() for file in root.rglob("*") if file.is_file()]
     return b"\n".join(texts)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("format", ["json", "parquet"])
+def test_of_a_nested_field_only_the_identifier_is_hashed(
+    make_context, tmp_path: Path, monkeypatch, format
+) -> None:
+    """A rejected record keeps what stands beside it."""
+    monkeypatch.setenv(ENVIRONMENT, KEY)
+    who = {"uid": "Xanthippe", "device": "phone", "at": {"sid": "sess-X", "page": 7}}
+    records = [{"id": "1", "t": "2024-03-01", "who": who, "price": -1.0}]
+    if format == "json":
+        odd = {**who, "email": "x@y.z", "device": ["phone"]}  # not declared so
+        records += [{**records[0], "id": "2", "who": "Xanthippe"}, {**records[0], "id": "3", "who": odd}]
+        log = write(tmp_path / "log.json", *records)
+    else:
+        log = tmp_path / "log.parquet"
+        pq.write_table(pa.Table.from_pylist(records), log)
+    columns = {"event_ts": "t", "event_type": "'view'", "user_id": "who.uid", "session_id": "`who`.at.sid"}
+    nested = "STRUCT<uid: STRING, device: STRING, at: STRUCT<sid: STRING, page: BIGINT>>"
+    source = {"format": format, "columns": f"id STRING, t STRING, who {nested}, price DOUBLE"}
+    rules = [{"column": "price", "check": "range", "min": 0}]
+    config = settings(log, source=source, columns={**columns, "price": "price"}, event_key=[], rules=rules)
+    config["dataset"].pop("event_time")
+    ctx = make_context(config)
+    assert ingest.run(ctx).rows.quarantined == len(records)
+    kept = {
+        row["id"]: row for row in (json.loads(one["record"]) for one in rows(ctx.catalog.read("quarantine")))
+    }
+    if format == "json":  # where nested fields are kept as their text
+        kept["1"]["who"], kept["3"]["who"] = (json.loads(kept[id]["who"]) for id in ("1", "3"))
+    assert kept["1"]["who"]["uid"] == kept["1"]["user_id"] == oracle("Xanthippe")
+    assert kept["1"]["who"]["device"] == "phone"
+    assert kept["1"]["session_id"] == oracle("sess-X")
+    if format == "json":  # a field inside the inner one is hashed with all of it
+        assert kept["2"]["who"] == oracle("Xanthippe")
+        assert set(kept["3"]["who"]) == {"uid", "device", "at"} and "phone" in kept["3"]["who"]["device"]
+    else:
+        assert kept["1"]["who"]["at"] == {"sid": oracle("sess-X"), "page": 7}
+    assert not any(name in json.dumps(list(kept.values())) for name in ("Xanthippe", "sess-X", "x@y.z"))
 
 
 @pytest.mark.spark

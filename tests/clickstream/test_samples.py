@@ -293,7 +293,7 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     at_once = samples.run(whole)
     assert read_shop(whole) == read_shop(ctx)  # step by step and all at once: the same rows
     counts = [sorted(map(tuple, one.catalog.read("daily_counts").collect())) for one in (whole, ctx)]
-    assert counts[0] == counts[1] and ("item_id", "i1", date(2024, 3, 2), 2, 0) in counts[0]
+    assert counts[0] == counts[1] and ("item_id", "i1", *[date(2024, 3, 2)] * 2, 2, 0) in counts[0]
     totals = ("impressions", "clicks", "conversions", "mature", "by_date", "by_position")
     step_by_step = ctx.load_details("samples")
     assert {name: step_by_step[name] for name in totals} == {name: at_once.details[name] for name in totals}
@@ -384,7 +384,7 @@ def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: 
         event("s2", kind="shown", ts=at(1, 10)),
         event("c2", kind="click", ts=at(1, 20)),
         event("b2", kind="buy", ts=at(1, 30)),
-        # clicked after midnight: nobody knew of it when the day ended
+        # clicked after midnight: known when the second day ended, and not before
         event("s3", kind="shown", ts=at(0, DAY - 60), item="i2", session="s3"),
         event("c3", kind="click", ts=at(1, 60), item="i2", session="s3"),
     )
@@ -409,9 +409,9 @@ def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: 
         whole = make_context(settings(log, **{**SHOP, **shop}), root=tmp_path / name / "whole")
         samples.run(whole)
         assert read_shop(whole) == held
-        if name == "rates":  # s1 clicked on its day, s3 not; "late" not
-            prior = 2 / 4  # of s1, s2, s3, late: the clicks of s1 and s2 were known
-            assert held["s4"]["rate_item_id"] == pytest.approx((0 + 2.0 * prior) / (1 + 2.0))
+        if name == "rates":
+            prior = 3 / 4  # of s1, s2, s3, late: three clicks were known when the second day ended
+            assert held["s4"]["rate_item_id"] == pytest.approx((1 + 2.0 * prior) / (1 + 2.0))
 
 
 def test_a_rebuilt_date_takes_no_outcome_of_an_earlier_one(make_context, tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_a_window_ends_to_the_microsecond(make_context, tmp_path: Path, shared: 
 
 
 def test_a_click_after_midnight_is_not_known_the_day_before(make_context, tmp_path: Path) -> None:
-    """Nor to an impression shown in the very first second of the day."""
+    """Nor to an impression shown in the very first second of the day; the day after it is."""
     midnight = 1000 * (START + DAY)
     log = write(
         tmp_path / "log.json",
@@ -570,6 +570,7 @@ def test_a_click_after_midnight_is_not_known_the_day_before(make_context, tmp_pa
         event("late-click", ts=midnight + 300, item="i2", kind="click"),
         event("next-1", ts=midnight + 200, item="i1", session="s2"),
         event("next-2", ts=midnight + 200, item="i2", session="s2"),
+        event("third-2", ts=midnight + 1000 * DAY, item="i2", session="s3"),
     )
     ctx = make_context(
         settings(
@@ -585,8 +586,12 @@ def test_a_click_after_midnight_is_not_known_the_day_before(make_context, tmp_pa
     ingest.run(ctx)
     samples.run(ctx)
     found = ctx.catalog.read("impressions").where(f"event_ts > timestamp_millis({midnight})")
-    rates = {row["item_id"]: (row["rate_item_id"], row["count_item_id"]) for row in rows(found)}
-    assert rates == {"i1": ((1 + 0.5) / 2, 1), "i2": ((0 + 0.5) / 2, 1)}
+    rates = {row["session_id"]: {} for row in rows(found)}
+    for row in rows(found):
+        rates[row["session_id"]][row["item_id"]] = (row["rate_item_id"], row["count_item_id"])
+    second, third = sorted(rates.values(), key=len, reverse=True)
+    assert second == {"i1": ((1 + 0.5) / 2, 1), "i2": ((0 + 0.5) / 2, 1)}
+    assert third == {"i2": ((1 + 2 / 4) / (2 + 1), 2)}  # two of four were clicked
 
 
 def test_a_column_that_events_gain_comes_to_every_date(make_context, tmp_path: Path) -> None:

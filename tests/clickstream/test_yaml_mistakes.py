@@ -56,6 +56,32 @@ def test_a_mistake_names_its_setting(make_context, tmp_path: Path, settings, sai
     assert any(part in error.value.remedy for part in remedy.split("|"))
 
 
+def labelled(log: Path, source: dict) -> dict:
+    columns = {"event_ts": "t", "label": "y"}
+    source = {"path": str(log), **source}
+    return {"dataset": {"name": "odd", "kind": "impressions", "columns": columns, "source": source}}
+
+
+def test_a_label_of_another_type_is_blamed_on_its_source_column(make_context, tmp_path: Path) -> None:
+    # as pandas writes whole numbers among which one is missing
+    log = write(
+        tmp_path / "log.csv", "t,y", *[f"2025-03-{at % 28 + 1:02},1.0" for at in range(29)], "2025-03-01,"
+    )
+    source = {"format": "csv", "options": {"header": "true"}, "columns": "t STRING, y INT"}
+    ctx = make_context(labelled(log, source))
+    with pytest.raises(SieError, match="mostly for 'type:y'") as error:
+        ingest.run(ctx)
+    assert "declare 'y'" in error.value.remedy and "DOUBLE" in error.value.remedy
+
+
+def test_files_in_folders_below_are_said_to_be_there(make_context, tmp_path: Path) -> None:
+    write(tmp_path / "log" / "monday" / "a.csv", "t,y", "2025-03-01,1")
+    source = {"format": "csv", "options": {"header": "true"}}
+    with pytest.raises(SieError, match="files lie in folders below") as error:
+        ingest.run(make_context(labelled(tmp_path / "log", source)))
+    assert "recursiveFileLookup" in error.value.remedy
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_header_of_another_encoding(make_context, tmp_path: Path, encoding: str) -> None:
     log = tmp_path / "log.csv"
