@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest, samples, staging, tables
+from sie_spark.clickstream import ingest, refusals, samples, staging, tables
 from sie_spark.platform.errors import ConfigError, DataError, PlatformError, RowIdentityError, SourceError
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
@@ -347,7 +347,7 @@ def test_a_whole_delivery_with_a_new_column_is_quarantined_where_asked(make_cont
 
 
 def test_a_column_of_nulls_is_there_and_one_that_never_came_is_not(make_context, tmp_path: Path) -> None:
-    records = [event(str(n), price=None) for n in range(ingest.ENOUGH_ROWS)]
+    records = [event(str(n), price=None) for n in range(refusals.ENOUGH_ROWS)]
     log = write(tmp_path / "nulls.json", *records)
     ctx = make_context(settings(log, source={"on_new_column": "refuse"}))
     assert ingest.run(ctx).rows.kept == len(records)
