@@ -5,19 +5,17 @@ Everything is one projection; a row that breaks a rule keeps its record and ever
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from sie_spark.clickstream.drift import (
-    AS_JSON,
     DRIFT,
     EXTRA,
     FILE,
@@ -30,7 +28,8 @@ from sie_spark.clickstream.drift import (
     names_of,
 )
 from sie_spark.clickstream.failures import header_hint, nearest, reason, unresolved_column
-from sie_spark.clickstream.pseudonyms import INNER, OUTER, hidden, pseudonym, with_key
+from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
+from sie_spark.clickstream.records import record_of
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
 from sie_spark.clickstream.times import UNKNOWN_DATE, check_format, parse_time, sensible
 from sie_spark.platform.config import Dataset, Rule
@@ -139,11 +138,10 @@ def _canonical(
     if dataset.event_key:
         keyless = reduce(or_, [F.col(name).isNull() for name in dataset.event_key])
         needed = (F.size("reasons") > 0) | (F.col(TEXT).isNull() & keyless)
-    record = _record(raw, dataset, identifiers, kept=False)
+    record = record_of(raw, dataset, identifiers, kept=False)
     if any(isinstance(one.dataType, StructType) for one in raw.frame.schema):
-        record = F.when(F.size("reasons") > 0, _record(raw, dataset, identifiers, kept=True)).otherwise(
-            record
-        )
+        kept = record_of(raw, dataset, identifiers, kept=True)
+        record = F.when(F.size("reasons") > 0, kept).otherwise(record)
     out = out.withColumn("_record", F.when(needed, record))
     named = {flag: name for flag, (name, _) in warned.items()}
     return _finished(
@@ -318,29 +316,6 @@ def _expression(frame: DataFrame, rule: Rule, names: list[str]) -> Column:
             remedy=f"correct the SQL; it may use {', '.join(names)}",
         ) from None
     return holds
-
-
-def _record(raw: Raw, dataset: Dataset, identifiers: list[str], *, kept: bool) -> Column:
-    """The source row as JSON; fields that an identifier is made from are hashed, of nested ones, if ``kept``, parts."""
-    texts = [dataset.columns[name] for name in identifiers if name in dataset.columns]
-    sql = " ".join(texts).lower().replace("`", "")
-    words = set(re.findall(r"\w+", sql))
-
-    def identifies(name: str) -> bool:  # a name that is no word (`user-id`) stands in the SQL as it is
-        return name.lower() in (words if re.fullmatch(r"\w+", name) else sql)
-
-    struct, fields = cast(StructType, raw.frame.schema[SOURCE].dataType), []
-    for one in struct:
-        field = F.col(SOURCE)[one.name]
-        if identifies(one.name):
-            inner = raw.frame.schema[one.name].dataType if kept and f"{one.name.lower()}." in sql else None
-            field = hidden(field, one.dataType, inner, identifies)
-        fields.append(field.alias(one.name))
-    # of an expression another hash than the field's: both are kept, for 'sie forget'
-    fields += [F.col(name) for name in identifiers if name not in struct.names]
-    if dataset.source.on_new_column == "quarantine":
-        fields.append(F.col(EXTRA).alias("undeclared"))
-    return F.to_json(F.struct(*fields), AS_JSON)
 
 
 def _finished(

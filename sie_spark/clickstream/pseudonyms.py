@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, MapType, StructType
 
-from sie_spark.clickstream.drift import AS_JSON
 from sie_spark.platform.errors import PlatformError
 from sie_spark.platform.root import read_bytes
 
@@ -98,36 +96,6 @@ def pseudonym(value: Column) -> Column:
     message = value.cast("string").cast("binary")
     inside = F.sha2(F.concat(F.col(INNER), message), 256)
     return F.substring(F.sha2(F.concat(F.col(OUTER), F.unhex(inside)), 256), 1, LENGTH)
-
-
-def hidden(
-    value: Column, kind: DataType, inner: DataType | None, identifies: Callable[[str], bool]
-) -> Column:
-    """A field that an identifier is made from, as it is kept; see :func:`pseudonym`.
-
-    Parameters
-    ----------
-    kind:
-        of the value; a nested field may be its JSON text.
-    inner:
-        the declared type where only inner fields identify: those are hashed and the others stay; None: all of it is
-        hashed, and so is a text that holds no object.
-    """
-    if isinstance(inner, StructType) and any(map(identifies, inner.names)):
-        if isinstance(kind, StructType):
-            parts = {one.name: value[one.name] for one in kind if one.name in inner.names}
-            for name in filter(identifies, parts):
-                parts[name] = hidden(parts[name], kind[name].dataType, inner[name].dataType, identifies)
-            return F.when(value.isNotNull(), F.struct(*[part.alias(name) for name, part in parts.items()]))
-        named = [name for name in inner.names if identifies(name)]
-        known = F.map_filter(F.from_json(value, "map<string,string>"), lambda name, _: name.isin(inner.names))
-        kept = F.transform_values(
-            known, lambda name, part: F.when(name.isin(named), pseudonym(part)).otherwise(part)
-        )
-        return F.coalesce(F.to_json(kept), pseudonym(value))
-    return pseudonym(
-        F.to_json(value, AS_JSON) if isinstance(kind, ArrayType | MapType | StructType) else value
-    )
 
 
 def pseudonym_of(value: str, key: bytes) -> str:
