@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sie_spark.clickstream.staging import clear_all
-from sie_spark.clickstream.tables import CONSTRAINTS, LOCAL, commit_metadata, session_settings
-from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, metadata, retried
+from pyspark.sql import functions as F
+
+from sie_spark.clickstream.staging import FOLDER, LANDING, clear_all
+from sie_spark.clickstream.tables import CONSTRAINTS, LOCAL, commit_metadata, session_settings, vacuum_now
+from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, has_commits, metadata, retried
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
@@ -39,8 +41,7 @@ def run(ctx: Context) -> StageResult:
         _check_promises(ctx.catalog, name)
     settings = {**FILE_BYTES, **(LOCAL if ctx.root.is_local else {})}
     with commit_metadata(ctx.spark, stamp), session_settings(ctx.spark, settings):
-        if "quarantine" in tables:
-            details["unparsed_texts_removed"] = expire_unparsed(ctx, ctx.config.dataset.unparsed_days)
+        details["unparsed_texts_removed"] = expire_unparsed(ctx, ctx.config.dataset.unparsed_days)
         for name in tables:
             table = ctx.catalog.sql_name(name)
             # the statement gives one row: the path and a struct of counts
@@ -76,15 +77,27 @@ def _check_promises(catalog: Catalog, name: str) -> None:
 
 
 def expire_unparsed(ctx: Context, days: int) -> int:
-    """Remove the verbatim text of unparsable records that were quarantined more than ``days`` ago.
+    """Remove the verbatim text of unparsable records that were quarantined, or landed and left, more than ``days`` ago.
 
     The row stays with its reasons and its id, so that the record is not taken in again.
     """
-    cutoff = (datetime.now(UTC) - timedelta(days=days)).isoformat()
-    statement = (
-        f"UPDATE {ctx.catalog.sql_name('quarantine')} SET unparsed = NULL "
-        f"WHERE unparsed IS NOT NULL AND quarantined_at <= TIMESTAMP'{cutoff}'"
-    )
+    cutoff = datetime.now(UTC) - timedelta(days=days)
+    removed = 0
+    if ctx.catalog.exists("quarantine"):
+        old = f"quarantined_at <= TIMESTAMP'{cutoff.isoformat()}'"
+        removed = _without_texts(ctx, ctx.catalog.sql_name("quarantine"), old)
+    for name in ctx.root.entries(FOLDER):  # of a run that was killed, whose mapping has changed since
+        if name.startswith(LANDING) and has_commits(ctx.root, FOLDER, name):
+            landing = f"delta.`{ctx.root.path(FOLDER, name)}`"
+            last = ctx.spark.sql(f"DESCRIBE HISTORY {landing} LIMIT 1").select(F.unix_seconds("timestamp"))
+            if last.collect()[0][0] <= cutoff.timestamp() and (found := _without_texts(ctx, landing, "true")):
+                removed += found
+                vacuum_now(ctx.catalog, landing)
+    return removed
+
+
+def _without_texts(ctx: Context, table: str, old: str) -> int:
+    statement = f"UPDATE {table} SET unparsed = NULL WHERE unparsed IS NOT NULL AND {old}"
     with commit_metadata(ctx.spark, metadata(job=JOB, fingerprint="")):
         done = retried(lambda: ctx.spark.sql(statement).first())
     return int(done["num_affected_rows"]) if done is not None else 0

@@ -6,6 +6,7 @@ import json
 import secrets
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -294,6 +295,29 @@ def test_upkeep_keeps_rows_and_lets_verbatim_text_go(make_context, tmp_path: Pat
     spark.sql(f"ALTER TABLE {ctx.catalog.sql_name('events')} DROP CONSTRAINT rate")
     with pytest.raises(DataError, match="lost delta.constraints.rate"):
         maintain.run(ctx)
+
+
+@pytest.mark.spark
+def test_text_that_landed_under_a_mapping_of_before_is_let_go(
+    make_context, tmp_path: Path, monkeypatch, spark
+) -> None:
+    log = write(tmp_path / "log" / "1.json", event("1"), '{"torn').parent
+    ctx = make_context(settings(log, source={"incremental": True}, unparsed_days=1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ingest, "stage", Mock(side_effect=KeyboardInterrupt))
+        ingest.run(ctx)
+    ingest.run(make_context(settings(log, source={"incremental": True}, time_zone="Europe/Berlin")))
+    landings = sorted((tmp_path / "root" / "_staging").glob("landing-*"))
+
+    def texts() -> list[str | None]:
+        files = [file for landing in landings for file in landing.glob("*.parquet")]
+        return [text for file in files for text in pq.read_table(file)["unparsed"].to_pylist()]
+
+    assert maintain.run(ctx).details["unparsed_texts_removed"] == 0  # a day is not over
+    assert len(landings) == 2 and '{"torn' in texts()
+    late = make_context(settings(log, source={"incremental": True}, unparsed_days=0))
+    assert maintain.run(late).details["unparsed_texts_removed"] == 2  # one is in quarantine
+    assert texts() == [None, None]
 
 
 def test_a_killed_run_leaves_no_empty_key(tmp_path: Path, monkeypatch) -> None:
