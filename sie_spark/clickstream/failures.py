@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from sie_spark.clickstream.drift import REPLACED
-from sie_spark.platform.config import Source
 from sie_spark.platform.errors import SieError, SourceError
 
 _FILE = re.compile(r"(?:file:|s3a?:|abfss:|gs:|hdfs:)/[^\s,'\"\]\)]+|(?<=file )/[^\s,'\"]+")
@@ -157,24 +155,6 @@ def nearest(name: str, names: Sequence[str]) -> str:
     if near and not near[0].isidentifier():
         return f"did you mean '{near[0]}'? In SQL such a name stands in backticks: `{near[0]}`"
     return f"did you mean '{near[0]}'?" if near else f"columns there: {', '.join(names)}"
-
-
-def doubts(settings: Source, warnings: Mapping[str, int], reasons: Mapping[str, int]) -> list[str]:
-    """What to set where a CSV was perhaps read otherwise than it was written."""
-    said, given = [], {name.lower(): value for name, value in settings.options.items()}
-    if number := warnings.get(REPLACED):
-        encoding = given.get("encoding", given.get("charset", "UTF-8"))
-        said.append(
-            f"{number:,} records hold the letter U+FFFD, which stands for bytes that are not {encoding}: set"
-            " dataset.source.options.encoding to the file's own (ISO-8859-1, perhaps)"
-        )
-    number = reasons.get("unparsable", 0)
-    if number and settings.format == "csv" and given.get("multiline", "false").lower() == "false":
-        said.append(
-            f"{number:,} lines of the CSV cannot be parsed: where fields in quotes hold line breaks set"
-            " dataset.source.options.multiLine: 'true'"
-        )
-    return said
 
 
 def header_hint(column: str, names: Sequence[str]) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import canonicalise
-from sie_spark.clickstream.failures import doubts, readable
+from sie_spark.clickstream.failures import readable
 from sie_spark.clickstream.pseudonyms import load_key
-from sie_spark.clickstream.refusals import ColumnsSeen, check_counts
+from sie_spark.clickstream.refusals import ColumnsSeen, check_counts, doubts
 from sie_spark.clickstream.sources import Snapshot, read, snapshot
 from sie_spark.clickstream.staging import (
     FOLDER,
@@ -143,7 +143,7 @@ def _publish(ctx: Context, files: Snapshot, counts: Counts, fingerprint: str) ->
         f"{fate.read:,} rows read = {fate.kept:,} events + {fate.quarantined:,} quarantined"
         f" + {fate.duplicate:,} duplicates"
     )
-    for doubt in doubts(ctx.config.dataset.source, counts.warnings, counts.reasons):
+    for doubt in doubts(ctx.config.dataset.source, counts):
         ctx.progress.warn(doubt)
     return _result(ctx, details)
 

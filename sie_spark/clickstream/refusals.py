@@ -1,4 +1,4 @@
-"""What a source as a whole is refused for, before anything of it is visible: no row's reason can say it."""
+"""What a source as a whole is refused for, before anything of it is visible, or doubted: no row's reason can say it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.drift import NEW_COLUMN, Raw
+from sie_spark.clickstream.drift import NEW_COLUMN, REPLACED, Raw
 from sie_spark.clickstream.staging import BAD, Counts
 from sie_spark.platform.config import Source
 from sie_spark.platform.errors import SourceError
@@ -101,3 +101,21 @@ def _blame(reason: str, counts: Counts) -> tuple[bool, int]:
     """Most rows first; a column that could not be read before what is wrong with the null that it left."""
     rows = counts.reasons[reason]
     return reason.startswith("type:") and 2 * rows > counts.read, rows
+
+
+def doubts(settings: Source, counts: Counts) -> list[str]:
+    """What to set where a CSV was perhaps read otherwise than it was written."""
+    said, given = [], {name.lower(): value for name, value in settings.options.items()}
+    if number := counts.warnings.get(REPLACED):
+        encoding = given.get("encoding", given.get("charset", "UTF-8"))
+        said.append(
+            f"{number:,} records hold the letter U+FFFD, which stands for bytes that are not {encoding}: set"
+            " dataset.source.options.encoding to the file's own (ISO-8859-1, perhaps)"
+        )
+    number = counts.reasons.get("unparsable", 0)
+    if number and settings.format == "csv" and given.get("multiline", "false").lower() == "false":
+        said.append(
+            f"{number:,} lines of the CSV cannot be parsed: where fields in quotes hold line breaks set"
+            " dataset.source.options.multiLine: 'true'"
+        )
+    return said
