@@ -34,8 +34,8 @@ class Feature(Settings):
     column: str = Field(description="column of table impressions")
     name: str | None = Field(None, description="name of the model input; default: the column")
     kind: Literal["category", "number", "bag", "text", "sequence", "vector"] = Field(
-        description="category: one id; bag: ids in any order; sequence: ids in order; text: hashed words; vector: an"
-        " array of numbers as it is"
+        description="number: itself; category: one id; bag: ids in any order; sequence: ids in order; text: ids of its"
+        " words; vector: an array of numbers"
     )
     expression: str | None = Field(
         None, description="SQL over impression columns; default: the column itself"

@@ -100,7 +100,7 @@ def _kind(field: dict[str, Any]) -> str:
     if kind == "object":
         held = field["additionalProperties"]
         return f"map of text to {'anything' if held is True else _kind(held)}"
-    limits = [f"{sign} {field[limit]:g}" for limit, sign in LIMITS.items() if limit in field]
+    limits = [f"{sign} {field[limit]:.10g}" for limit, sign in LIMITS.items() if limit in field]
     return " ".join([WORDS.get(kind, kind), " and ".join(limits)]).strip()
 
 
