@@ -12,7 +12,7 @@ from sie_spark.clickstream.canonical import canonicalise
 from sie_spark.clickstream.failures import readable
 from sie_spark.clickstream.pseudonyms import load_key
 from sie_spark.clickstream.refusals import ColumnsSeen, check_counts, doubts
-from sie_spark.clickstream.sources import Snapshot, read, snapshot
+from sie_spark.clickstream.sources import INTO_FOLDERS, Snapshot, read, snapshot
 from sie_spark.clickstream.staging import (
     FOLDER,
     LANDING,
@@ -78,6 +78,11 @@ def run(ctx: Context) -> StageResult:
     """
     _check_root(ctx)
     files = snapshot(ctx.spark, ctx.config.dataset.source)
+    if files.below:
+        ctx.progress.warn(
+            f"{ctx.config.dataset.source.path}: {files.below:,} files in folders below are not read: {INTO_FOLDERS}"
+            " (false says that they are left out on purpose)"
+        )
     large = files.size >= LARGE or not files.size  # 0: a Delta table, of unknown size
     with session_settings(ctx.spark, {**EXPRESSIONS, **(ONE_METHOD if large else {})}):
         if ctx.config.dataset.source.incremental:

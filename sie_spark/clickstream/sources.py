@@ -28,6 +28,14 @@ LISTING = (
     "latestFirst",
 )
 
+CONTENT = (
+    "path",
+    "modificationTime",
+    "length",
+    "content",
+)  # what Spark says of a file; others are folders' columns
+INTO_FOLDERS = "set source.options.recursiveFileLookup: true, or give a glob that reaches them"
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -38,6 +46,7 @@ class Snapshot:
     digest: str
     names: tuple[str, ...] = ()  # file paths in order, at most MANY_FOOTERS + 1
     version: int | None = None
+    below: int = 0  # files in plain folders of a directory, which Spark passes over
 
 
 def snapshot(spark: SparkSession, settings: Source) -> Snapshot:
@@ -60,30 +69,32 @@ def snapshot(spark: SparkSession, settings: Source) -> Snapshot:
             made = spark.sql(f"DESCRIBE DETAIL delta.`{path}`").select("id").first()  # anew at the same place
             return Snapshot(1, 0, digest([path, str(made[0]) if made else "", version]), version=version)
         keep = {k: v for k, v in settings.options.items() if k in ("recursiveFileLookup", "pathGlobFilter")}
-        files = (
-            spark.read.format("binaryFile")
-            .options(**keep)
-            .load(path)
-            .select("path", "length", F.col("modificationTime").cast("double").alias("modified"))
-        )
+        listed = spark.read.format("binaryFile").options(**keep).load(path)
+        files = listed.select("path", "length", F.col("modificationTime").cast("double").alias("modified"))
         total = files.agg(
             F.count("*"),
             F.sum("length"),
             F.sum(F.xxhash64("path", "length", "modified").cast("decimal(38,0)")),
         ).first()
+        assert total is not None
         names = [row[0] for row in files.select("path").orderBy("path").limit(MANY_FOOTERS + 1).collect()]
-    if total is None or not total[0]:
-        with readable(path):
-            below = spark.read.format("binaryFile").options(**{**keep, "recursiveFileLookup": "true"})
-            deeper = not below.load(path).select("path").isEmpty()
+        below, itself = 0, [_last(name) for name in names] == [_last(path)]
+        folders_are_columns = len(listed.columns) > len(CONTENT)
+        if "recursiveFileLookup" not in keep and not itself and not folders_are_columns:
+            every = spark.read.format("binaryFile").options(**keep, recursiveFileLookup="true").load(path)
+            below = every.select("path").count() - int(total[0])
+    if not total[0]:
         raise SourceError(
             f"{path}: holds no records: "
-            + ("its files lie in folders below" if deeper else "no files there, or only empty ones"),
-            remedy="set source.options.recursiveFileLookup: true, or give a glob that reaches them"
-            if deeper
-            else "check --source (dataset.source.path)",
+            + ("its files lie in folders below" if below else "no files there, or only empty ones"),
+            remedy=INTO_FOLDERS if below else "check --source (dataset.source.path)",
         )
-    return Snapshot(int(total[0]), int(total[1] or 0), digest([str(value) for value in total]), tuple(names))
+    said = digest([str(value) for value in total])
+    return Snapshot(int(total[0]), int(total[1] or 0), said, tuple(names), below=below)
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def read(spark: SparkSession, settings: Source, files: Snapshot, *, stream: bool = False) -> Raw:

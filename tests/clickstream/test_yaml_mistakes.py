@@ -82,6 +82,19 @@ def test_files_in_folders_below_are_said_to_be_there(make_context, tmp_path: Pat
     assert "recursiveFileLookup" in error.value.remedy
 
 
+def test_folders_beside_files_are_said_to_be_passed_over(make_context, tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path / "log" / "a.csv", "t,y", "2025-03-01,1")
+    write(tmp_path / "log" / "monday" / "b.csv", "t,y", "2025-03-02,1")
+    for looked, kept, warned in ((None, 1, True), ("false", 1, False), ("true", 2, False)):
+        options = {"header": "true"} | ({"recursiveFileLookup": looked} if looked else {})
+        source = {"format": "csv", "options": options}
+        ctx = make_context(labelled(tmp_path / "log", source), root=tmp_path / f"root-{looked}")
+        said: list[str] = []
+        monkeypatch.setattr(ctx.progress, "warn", said.append)
+        assert ingest.run(ctx).rows.kept == kept
+        assert any("1 files in folders below are not read" in text for text in said) == warned
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_header_of_another_encoding(make_context, tmp_path: Path, encoding: str) -> None:
     log = tmp_path / "log.csv"
