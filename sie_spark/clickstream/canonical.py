@@ -138,7 +138,7 @@ def _canonical(
     if dataset.event_key:
         keyless = reduce(or_, [F.col(name).isNull() for name in dataset.event_key])
         needed = (F.size("reasons") > 0) | (F.col(TEXT).isNull() & keyless)
-    record = record_of(raw, dataset, identifiers, kept=False)
+    record = record_of(raw, dataset, identifiers, kept=False)  # only for ids, which stay what they were
     if any(isinstance(one.dataType, StructType) for one in raw.frame.schema):
         kept = record_of(raw, dataset, identifiers, kept=True)
         record = F.when(F.size("reasons") > 0, kept).otherwise(record)

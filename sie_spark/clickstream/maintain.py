@@ -89,8 +89,14 @@ def expire_unparsed(ctx: Context, days: int) -> int:
     for name in ctx.root.entries(FOLDER):  # of a run that was killed, whose mapping has changed since
         if name.startswith(LANDING) and has_commits(ctx.root, FOLDER, name):
             landing = f"delta.`{ctx.root.path(FOLDER, name)}`"
-            last = ctx.spark.sql(f"DESCRIBE HISTORY {landing} LIMIT 1").select(F.unix_seconds("timestamp"))
-            if last.collect()[0][0] <= cutoff.timestamp() and (found := _without_texts(ctx, landing, "true")):
+            last = (
+                ctx.spark.sql(f"DESCRIBE HISTORY {landing} LIMIT 1")
+                .select(F.unix_seconds("timestamp"))
+                .first()
+            )
+            if last is None or last[0] > cutoff.timestamp():
+                continue
+            if found := _without_texts(ctx, landing, "true"):
                 removed += found
                 vacuum_now(ctx.catalog, landing)
     return removed

@@ -97,7 +97,9 @@ def solve_intercept(spark: SparkSession, settings: Simulator) -> float:
     """
     pilot = impressions(spark, settings, every=max(1, Shape.of(settings).lists // PILOT_LISTS))
     binned = pilot.filter(~F.col("is_bot")).groupBy(F.round(F.col("affinity") * 20).alias("bin"))
-    rows = binned.agg(F.sum("examination").alias("examined"), F.count("*").alias("rows")).collect()
+    rows = binned.agg(
+        F.sum("examination").alias("examined"), F.count("*").alias("rows")
+    ).collect()  # a row a bin
     total = sum(row["rows"] for row in rows)
 
     def rate(intercept: float) -> float:
