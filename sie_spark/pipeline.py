@@ -72,11 +72,12 @@ def run_all(ctx: Context, tracker: Tracker, *, simulate: bool) -> tuple[StageRes
                     total.inputs.setdefault(table, ref)
             total.outputs.update(result.outputs)
             total.metrics.update(result.metrics)
+            total.details.setdefault("cautions", []).extend(result.cautions)
             total.skipped &= result.skipped or name == "report"
             total.report = result.report or total.report
             if name == "ingest":
                 total.rows = result.rows
-        tracker.log(StageResult(total.inputs, total.outputs, total.rows, total.metrics))
+        tracker.log(StageResult(total.inputs, total.outputs, total.rows, total.metrics, total.details))
         if total.report and ctx.root.is_local:  # on an object store the page lies beside the tables
             tracker.log(StageResult(artifacts=[total.report]))
     return total, run_id

@@ -294,7 +294,15 @@ def _details(ctx: Context, files: Snapshot, counts: Counts, fate: Fate) -> dict[
         "outside_dates": counts.outside,
         "reasons": counts.reasons,
         "warnings": counts.warnings,
+        "cautions": _cautions(counts),
     }
+
+
+def _cautions(counts: Counts) -> list[str]:
+    """What a reader of the result must know of the records that stayed."""
+    return [
+        f"Quality warning '{name}': {rows:,} rows (kept)." for name, rows in sorted(counts.warnings.items())
+    ]
 
 
 def _ledger(ctx: Context, fingerprint: str) -> dict[str, Any] | None:

@@ -16,6 +16,8 @@ from sie_spark.platform.result import StageResult
 
 JOB = "simulate"
 
+SIMULATED = "The clickstream is simulated: it shows that the path works, not what your data would give."
+
 
 def run(ctx: Context) -> StageResult:
     """Write ``root/raw/day=.../*.json[.gz]`` and table ``truth``; does nothing when both are up to date.
@@ -61,7 +63,14 @@ def run(ctx: Context) -> StageResult:
     ref = ctx.catalog.replace(known, "truth", fingerprint=fingerprint, job=JOB)
     totals, facts = _plain(counted), _plain(seen)
     metrics = {"impressions": totals["impressions"], "records": totals["records"]}
-    details = {"raw": raw, "records": totals, "truth": facts, "intercept": intercept, "metrics": metrics}
+    details = {
+        "raw": raw,
+        "records": totals,
+        "truth": facts,
+        "intercept": intercept,
+        "metrics": metrics,
+        "cautions": [SIMULATED],
+    }
     ctx.save_details(JOB, details, fingerprint=fingerprint)
     ctx.progress.say(
         f"simulated {totals['impressions']:,.0f} impressions, {totals['clicks']:,.0f} clicks,"

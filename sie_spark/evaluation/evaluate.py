@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sie_spark.evaluation import counts, metrics
 from sie_spark.evaluation.bootstrap import replicate_group_auc, replicate_metrics
+from sie_spark.evaluation.cautions import cautions
 from sie_spark.evaluation.predict import ArmModel, PredictRows
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError, worker_error
@@ -64,6 +65,8 @@ def run(ctx: Context) -> StageResult:
         "bootstrap": ctx.config.evaluation.bootstrap,
         **_judge(ctx, outputs["predictions"].version, [arm.arm for arm in arms]),
     }
+    split_by = ctx.load_details("encode").get("split", {}).get("by", "time")
+    details["cautions"] = cautions(details, split_by=split_by)
     outputs["metrics"] = _write_metrics(ctx, details, samples, fingerprint)
     ctx.save_details(JOB, details, fingerprint=fingerprint)
     return StageResult(inputs, outputs, metrics=_metrics(details), details=details)

@@ -76,6 +76,7 @@ def _encode(ctx: Context) -> StageResult:
         "labels": labels.as_dict(),
         "labels_by_date": {day: counted.as_dict() for day, counted in by_date.items()},
     }
+    details["cautions"] = _cautions(details["labels"])
     labels.check_values()
     if labels.left_out:
         ctx.progress.say(f"encode: left out {labels.left_out}")
@@ -193,7 +194,13 @@ def _whole_table(
     others = {day: counts for day, counts in earlier["labels_by_date"].items() if not first <= day <= last}
     by_date = {**others, **part["labels_by_date"]}
     labels = Labels.sum(Labels.from_dict(counts) for counts in by_date.values())
-    return {**earlier, "labels": labels.as_dict(), "labels_by_date": dict(sorted(by_date.items()))}
+    counted = labels.as_dict()
+    return {
+        **earlier,
+        "labels": counted,
+        "labels_by_date": dict(sorted(by_date.items())),
+        "cautions": _cautions(counted),
+    }
 
 
 def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
@@ -297,6 +304,18 @@ def _describe(encoder: Encoder) -> list[dict[str, Any]]:
                 entry[name] = getattr(feature, name)
         described.append(entry)
     return described
+
+
+def _cautions(labels: dict[str, dict[str, int]]) -> list[str]:
+    young = labels.get("test", {}).get("immature", 0)
+    return (
+        [
+            f"{young:,} of the newest rows are in neither part: their outcome may still come,"
+            " and a 0 is no negative yet."
+        ]
+        if young
+        else []
+    )
 
 
 def _rows(details: dict[str, Any]) -> Rows:

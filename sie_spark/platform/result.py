@@ -63,6 +63,14 @@ class StageResult:
     skipped: bool = False  # everything was up to date
     report: str | None = None
 
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader must know before trusting the result: ``cautions`` among the stage's details.
+
+        A stage that is skipped brings those of the run that made its tables.
+        """
+        return list(self.details.get("cautions", []))
+
 
 def success(job: str, seconds: float, result: StageResult, mlflow_run_id: str | None) -> dict[str, Any]:
     """The object of a job that worked (schema in README, 'The last line')."""
@@ -75,6 +83,7 @@ def success(job: str, seconds: float, result: StageResult, mlflow_run_id: str | 
         "outputs": {name: ref.as_dict() for name, ref in result.outputs.items()},
         "rows": (result.rows or Rows()).as_dict(),
         "metrics": {name: _number(value) for name, value in result.metrics.items()},
+        "cautions": result.cautions,
         "report": result.report,
         "mlflow_run_id": mlflow_run_id,
         "skipped": result.skipped,

@@ -77,6 +77,8 @@ class Tracker:
             {key: float(value) for key, value in result.metrics.items() if math.isfinite(value)}
         )
         mlflow.set_tag("sie.skipped", str(result.skipped).lower())
+        if result.cautions:
+            mlflow.log_dict({"cautions": result.cautions}, "cautions.json")
         for file in result.artifacts:
             mlflow.log_artifact(file)
 

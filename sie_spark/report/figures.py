@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sie_spark.report.words import ARMS
+from sie_spark.platform.arms import TITLES as ARMS
 
 # Okabe and Ito's palette
 COLOURS = {"full": "#0072B2", "weighted": "#D55E00", "random": "#595959"}

@@ -8,8 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from sie_spark.platform.arms import TITLES as ARMS
 from sie_spark.report import figures, words
-from sie_spark.report.words import ARMS, number, ratio
+from sie_spark.report.words import number, ratio
 
 CELLS = (
     ("auc", "AUC", ratio),
@@ -46,12 +47,16 @@ class Facts:
     importance: dict[str, Any] = field(default_factory=dict)
     tables: list[tuple[str, int, int | None]] = field(default_factory=list)
     made: list[tuple[str, str]] = field(default_factory=list)
-    simulated: bool = False
     group: str | None = "user_id"
 
     def of(self, stage: str) -> dict[str, Any]:
         """Details of a stage, or an empty dict."""
         return self.details.get(stage) or {}
+
+    def cautions(self) -> list[str]:
+        """What the stages say a reader must know: evaluate's first, then in the order of the path."""
+        stages = sorted(self.details, key=lambda stage: stage != "evaluate")
+        return [sentence for stage in stages for sentence in self.of(stage).get("cautions", [])]
 
 
 def render(facts: Facts) -> str:
@@ -83,7 +88,7 @@ def view(facts: Facts) -> dict[str, Any]:
         "group_one": group,
         "figures": _figures(facts),
         "kept_facts": _kept_facts(weighed),
-        "cautions": words.cautions(facts.details, simulated=facts.simulated) if facts.details else [],
+        "cautions": facts.cautions(),
         "slices": _slices(evaluated.get("slices", [])),
         "score": str(facts.importance.get("score", "score")).replace("_", " "),
         "top": _top(facts.of("weigh").get("top", [])),

@@ -27,6 +27,8 @@ def run(ctx: Context) -> StageResult:
 def gather(ctx: Context, tables: list[tuple[str, int, int | None]]) -> Facts:
     """The details of every stage, the tables, and what identifies the run."""
     details = {name: found for name in STAGES if (found := ctx.load_details(name))}
+    if ctx.config.dataset.source.path != ctx.root.path("raw"):
+        details.pop("simulate", None)  # another log was simulated under this root once
     times = ctx.load_details("seconds")
     if times:
         details["seconds"] = {name: times[name] for name in STAGES if name in times}
@@ -39,13 +41,11 @@ def gather(ctx: Context, tables: list[tuple[str, int, int | None]]) -> Facts:
         ("Spark", str(ctx.spark.version)),
         ("Python", platform.python_version()),
     ]
-    source = config.dataset.source.path
     return Facts(
         dataset=config.dataset.name,
         details=details,
         importance=importance(ctx),
         tables=tables,
         made=made,
-        simulated="simulate" in details and source == ctx.root.path("raw"),
         group=config.dataset.group,
     )

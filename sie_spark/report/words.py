@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-ARMS = {"full": "all rows", "weighted": "important rows, corrected", "random": "random rows"}
-
 DERIVED = ("hist_", "count_", "rate_")
 VERDICTS = {
     "equivalent": ("good", "✓", "As good as all rows", "less than {margin} either way"),
@@ -73,46 +71,6 @@ def summary(kept: dict[str, Any], evaluated: dict[str, Any]) -> str:
     if "random" in arms:
         parts.append(f"the same number of random rows: {ratio(arms['random'].get('auc'))}")
     return "; ".join(parts) + "." if parts else ""
-
-
-def cautions(details: dict[str, dict[str, Any]], *, simulated: bool) -> list[str]:
-    """What a reader must know before trusting the numbers."""
-    said = []
-    weighted = details.get("weigh", {}).get("arms", {}).get("weighted", {})
-    if weighted.get("biased"):
-        said.append(
-            f"Policy '{weighted['policy']}' is biased: its weights depend on the label, and nothing corrects for it."
-        )
-    if weighted.get("note"):
-        said.append(str(weighted["note"][0]).upper() + weighted["note"][1:] + ".")
-    if weighted.get("corrects_by") == "offset":
-        said.append(
-            "The log-odds offset is exact only for a well-specified model; compare weighting.policy=horvitz_thompson."
-        )
-    for arm, values in details.get("evaluate", {}).get("arms", {}).items():
-        calibration = values.get("calibration")
-        if calibration is not None and not 0.9 <= calibration <= 1.1:
-            said.append(
-                f"The model on {ARMS[arm]} predicts {calibration:.2f} clicks for each one observed: recalibrate it before use."
-            )
-    positives = details.get("evaluate", {}).get("positives")
-    if positives is not None and positives < 2000:
-        said.append(f"Only {positives:,} positive test rows: intervals are wide.")
-    young = details.get("encode", {}).get("labels", {}).get("test", {}).get("immature", 0)
-    if young:
-        said.append(
-            f"{young:,} of the newest rows are in neither part: their outcome may still come, and a 0 is no negative yet."
-        )
-    for name, count in sorted(details.get("ingest", {}).get("warnings", {}).items()):
-        if count:
-            said.append(f"Quality warning '{name}': {count:,} rows (kept).")
-    if simulated:
-        said.append(
-            "The clickstream is simulated: it shows that the path works, not what your data would give."
-        )
-    once = "one split" if _by_hash(details.get("encode", {})) else "one time split"
-    said.append(f"One seed and {once}: repeat with other seeds before a decision that matters.")
-    return said
 
 
 def split(encoded: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ def run(ctx: Context) -> StageResult:
             remedy="raise weighting.budget",
         )
     details["top"] = top_examples(ctx, scores, column)
+    details["cautions"] = _cautions(details["arms"]["weighted"])
     details["encoder"] = ctx.load_details("score").get("encoder")
     ctx.save_details("weigh", details, fingerprint=fingerprint)
     return StageResult(inputs, {"training_set": ref}, metrics=_metrics(details), details=details)
@@ -100,6 +101,23 @@ def _details(arms: list[Arm], found: dict[str, Any], rows: int) -> dict[str, Any
             "estimated_rows": float(found.get(f"{arm.name}:inverse") or 0),
         }
     return {"rows": rows, "arms": described}
+
+
+def _cautions(weighted: dict[str, Any]) -> list[str]:
+    said = []
+    if weighted["biased"]:
+        said.append(
+            f"Policy '{weighted['policy']}' is biased: its weights depend on the label,"
+            " and nothing corrects for it."
+        )
+    if weighted["note"]:
+        said.append(weighted["note"][0].upper() + weighted["note"][1:] + ".")
+    if weighted["corrects_by"] == "offset":
+        said.append(
+            "The log-odds offset is exact only for a well-specified model;"
+            " compare weighting.policy=horvitz_thompson."
+        )
+    return said
 
 
 def _metrics(details: dict[str, Any]) -> dict[str, float]:

@@ -206,15 +206,12 @@ def test_verdicts(change: float, half: float, tone: str, title: str) -> None:
     assert "margin" not in said.why and "{" not in said.why
 
 
-def test_cautions_name_what_is_wrong() -> None:
-    found = copy.deepcopy(details())
-    found["weigh"]["arms"]["weighted"] |= {"biased": True, "policy": "exp_score", "corrects_by": "none"}
-    said = " ".join(words.cautions(found, simulated=True))
-    assert "exp_score" in said and "biased" in said and "1.20 clicks" in said
-    assert "newest rows" not in said
-    found["encode"]["labels"]["test"] |= {"immature": 1_234}
-    assert "1,234 of the newest rows" in " ".join(words.cautions(found, simulated=True))
-    assert "1,520 positive" in said and "device:set" in said and "simulated" in said
+def test_the_cautions_of_every_stage_are_shown_those_of_the_verdict_first() -> None:
+    found = details()
+    found["ingest"]["cautions"] = ["Of the records."]
+    found["evaluate"]["cautions"] = ["Of the arms."]
+    assert view(facts(found))["cautions"] == ["Of the arms.", "Of the records."]
+    assert "Of the records." in Outline(render(facts(found))).text
 
 
 def test_numbers_are_written_one_way() -> None:
