@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from sie_spark.platform.context import Context
-from sie_spark.platform.result import StageResult
+from sie_spark.platform.result import StageResult, ordered_cautions
 from sie_spark.platform.tracking import Tracker
 
 STAGES: dict[str, str] = {
@@ -60,7 +60,7 @@ def run_all(ctx: Context, tracker: Tracker, *, simulate: bool) -> tuple[StageRes
 
     check_choices(ctx.config)
     check_model(ctx.config.model)
-    total = StageResult(skipped=True)
+    total, cautions = StageResult(skipped=True), dict[str, list[str]]()
     with ExitStack() as stack:
         run_id = stack.enter_context(tracker.run("run", ctx.config))
         for name in STAGES:
@@ -72,11 +72,12 @@ def run_all(ctx: Context, tracker: Tracker, *, simulate: bool) -> tuple[StageRes
                     total.inputs.setdefault(table, ref)
             total.outputs.update(result.outputs)
             total.metrics.update(result.metrics)
-            total.details.setdefault("cautions", []).extend(result.cautions)
+            cautions[name] = result.cautions
             total.skipped &= result.skipped or name == "report"
             total.report = result.report or total.report
             if name == "ingest":
                 total.rows = result.rows
+        total.details["cautions"] = ordered_cautions(cautions)
         tracker.log(StageResult(total.inputs, total.outputs, total.rows, total.metrics, total.details))
         if total.report and ctx.root.is_local:  # on an object store the page lies beside the tables
             tracker.log(StageResult(artifacts=[total.report]))

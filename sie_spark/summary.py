@@ -32,6 +32,8 @@ def show(progress: Progress, result: StageResult, details: dict[str, Any]) -> No
         f"; subset keeps {kept:.1%} of the training rows" if kept else ""
     )
     progress.table(title, ["trained on", "AUC [95 %]", "norm. entropy", "log-loss", "calibration"], rows)
+    for sentence in result.cautions:
+        progress.warn(sentence)
     if result.rows is not None and result.rows.read:
         counts = result.rows
         progress.say(

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sie_spark.evaluation import metrics
+from sie_spark.evaluation.bins import Edges, bins_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -40,18 +41,21 @@ def poisson_weights(groups: NDArray[np.int64], replicates: int, seed: int) -> ND
 
 @dataclass(frozen=True)
 class Binning:
-    """How an arm's logits fall into fine bins, and fine bins into those of a replicate and of the curve."""
+    """An arm's fine bins, and how they make up those of a replicate and of the curve."""
 
-    center: float
-    scale: float
-    fine: int
-    coarse: NDArray[np.int64]  # [fine]
-    curve: NDArray[np.int64]  # [fine]
+    edges: Edges  # [B - 1]
+    coarse: NDArray[np.int64]  # [B], in [0, COARSE)
+    curve: NDArray[np.int64]  # [B], in [0, CURVE)
 
-    def bins(self, logits: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Fine bin of each logit; the same formula as :func:`sie_spark.evaluation.counts.fine_bin`."""
-        share = 1.0 / (1.0 + np.exp(-np.clip((logits - self.center) / self.scale, -700, 700)))
-        return np.minimum((share * self.fine).astype(np.int64), self.fine - 1)
+    @classmethod
+    def over(cls, edges: Edges, mass: NDArray[np.float64]) -> Binning:
+        """Coarse bins and those of the curve, each of about equal mass (float64 [B], by fine bin).
+
+        The curve is cut from the coarse bins, so that a coarse bin lies in one of its bins.
+        """
+        coarse = metrics.equal_mass_bins(mass, COARSE)
+        by_coarse = metrics.equal_mass_bins(metrics.regroup(mass, coarse, COARSE), CURVE)
+        return cls(edges, coarse, by_coarse[coarse])
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Sums:
         value = 1.0 / _numpy(rows, "sampling_rate")
         groups, index = np.unique(rows.column("group_id").to_numpy(), return_inverse=True)
         weights = poisson_weights(groups, len(self.loss), seed)[index]  # [N, R]
-        fine = binning.bins(logit)
+        fine = bins_of(logit, binning.edges)
         for target, wanted in ((self.positive, label > 0.5), (self.negative, label <= 0.5)):
             _add_by_bin(target, binning.coarse[fine[wanted]], weights[wanted], value[wanted])
         loss = np.logaddexp(0.0, logit) - label * logit

@@ -8,11 +8,34 @@ from sie_spark.platform.arms import TITLES
 
 CALIBRATED = (0.9, 1.1)  # ratios of predicted to observed clicks that need no word
 FEW_POSITIVES = 2000
+FEW_GROUPS = 20
 
 
 def cautions(judged: dict[str, Any], *, split_by: str) -> list[str]:
     """Sentences about the arms of ``judged`` (the details of stage evaluate), the gravest first."""
     said = []
+    for arm, values in judged["arms"].items():
+        area, entropy = values.get("auc"), values.get("ne")
+        if (area is not None and area < 0.5) or (entropy is not None and entropy > 1.0):
+            said.append(
+                f"The model on {TITLES[arm]} is no better than a constant: normalised entropy {entropy:.3g},"
+                f" AUC {area:.4f}. Do not use it; try other training.learning_rate, training.epochs or model.name."
+            )
+    reasons = dict.fromkeys(entry["no_verdict"] for entry in judged["differences"] if "no_verdict" in entry)
+    said += [f"No verdict: {reason}." for reason in reasons]
+    clusters = judged["clusters"]
+    if clusters["by_row"] and clusters["groups"] == 1:
+        said.append(
+            "All test rows have one value of dataset.group: rows are taken as independent, and the intervals are"
+            " too narrow where rows of one person are alike. Name a column that tells people apart."
+        )
+    groups = min(
+        (values["gauc_groups"] for values in judged["arms"].values() if "gauc_groups" in values), default=0
+    )
+    if 0 < groups < FEW_GROUPS:
+        said.append(
+            f"gAUC stands on {groups:,} {clusters['group']}s with both labels: too few to compare models by."
+        )
     for arm, values in judged["arms"].items():
         ratio = values.get("calibration")
         if ratio is not None and not CALIBRATED[0] <= ratio <= CALIBRATED[1]:

@@ -1,4 +1,7 @@
-"""Point metrics as Spark aggregates over fine bins of the logit: what is collected has a fixed size."""
+"""Point metrics as Spark aggregates over fine bins of the logit: what is collected has a fixed size.
+
+Every sum is weighted by ``value`` = 1 / sampling_rate, so that a down-sampled log is judged as the whole one.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sie_spark.evaluation import bootstrap, metrics
+from sie_spark.evaluation.bins import Edges
 from sie_spark.evaluation.bootstrap import COARSE, CURVE, Binning
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-FINE = 16_384
 POSITIONS = 20  # positions beyond it share one slice
 
 
 @dataclass(frozen=True)
+class Clusters:
+    """What is resampled together, and how many of them there are.
+
+    Parameters
+    ----------
+    group:
+        what one value of the group column is: ``user``, ``session``, ...
+    groups:
+        its distinct values.
+    by_row:
+        each row is taken as independent: the group column holds one value only, or another one in every row.
+    effective:
+        ``(sum n)^2 / sum n^2`` over the weights n of the groups, or of the rows: so many of equal weight carry
+        as much (Kish 1965).
+    """
+
+    group: str
+    groups: int
+    by_row: bool
+    effective: float
+
+    @property
+    def unit(self) -> str:
+        """What is resampled, in the singular."""
+        return "row" if self.by_row else self.group
+
+
+@dataclass(frozen=True)
 class ArmCounts:
-    """Sums by fine bin of one arm, float64 [FINE], over all test rows."""
+    """Sums by fine bin of one arm, float64 [B], over all test rows."""
 
     positive: NDArray[np.float64]
     negative: NDArray[np.float64]
     predicted: NDArray[np.float64]
+    squares: NDArray[np.float64]  # of the weights
+    mixed: NDArray[np.bool_]  # whether the bin holds different logits
     loss: float
     binning: Binning
 
@@ -33,21 +66,24 @@ class ArmCounts:
         """Metrics of the arm; the AUC from the fine bins, with the bound of its binning error."""
         curve = metrics.regroup(self.predicted, self.binning.curve, CURVE)
         found = bootstrap.summarise(self.positive, self.negative, curve, self.loss, self.binning.curve)
-        found["auc_error_bound"] = metrics.auc_error_bound(self.positive, self.negative)
+        found["auc_error_bound"] = metrics.auc_error_bound(self.positive, self.negative, self.mixed)
         return found
 
+    def coarse_auc(self) -> float:
+        """AUC from the bins of a replicate: what replicates vary about."""
+        counts = metrics.regroup(np.stack([self.positive, self.negative]), self.binning.coarse, COARSE)
+        return metrics.auc(counts[0], counts[1])
+
     def curve(self) -> list[dict[str, float]]:
-        """Reliability: by bin of about equal size, mean p and click rate with its 95 % interval."""
-        stacked = np.stack([self.positive, self.negative, self.predicted])
-        positive, negative, predicted = metrics.regroup(stacked, self.binning.curve, CURVE)
+        """Reliability: by bin of about equal weight, mean p and click rate with its 95 % interval."""
+        stacked = np.stack([self.positive, self.negative, self.predicted, self.squares])
         points = []
-        for clicks, others, total in zip(positive, negative, predicted, strict=True):
-            rows = float(clicks + others)
+        for clicks, others, total, squares in metrics.regroup(stacked, self.binning.curve, CURVE).T:
+            rows = clicks + others
             if rows > 0:
-                low, high = metrics.wilson(float(clicks), rows)
-                points.append(
-                    {"p": total / rows, "rate": clicks / rows, "low": low, "high": high, "rows": rows}
-                )
+                rate, trials = clicks / rows, rows**2 / squares
+                low, high = metrics.wilson(rate * trials, trials)
+                points.append({"p": total / rows, "rate": rate, "low": low, "high": high, "rows": rows})
         return [{name: float(value) for name, value in point.items()} for point in points]
 
     def coarse_curve(self) -> NDArray[np.int64]:
@@ -57,30 +93,37 @@ class ArmCounts:
         return mapped
 
 
-def fine_bin(center: Column, scale: Column) -> Column:
-    """Fine bin of ``logit``: a logistic map, so that bins are narrow where logits are many."""
+def clusters(test: DataFrame, group: str | None) -> Clusters:
+    """The units of ``test`` rows (``group_id``, ``sampling_rate``) that are resampled; ``group`` names the column."""
     from pyspark.sql import functions as F
 
-    share = F.lit(1.0) / (F.lit(1.0) + F.exp(-(F.col("logit") - center) / scale))
-    return F.least(F.floor(share * F.lit(FINE)), F.lit(FINE - 1)).cast("int")
-
-
-def add_bins(predictions: DataFrame, spread: Mapping[str, tuple[float, float]]) -> DataFrame:
-    """Adds ``bin`` by arm and ``value`` = 1 / sampling_rate; ``spread`` is arm -> (mean, sd) of the logit."""
-    from pyspark.sql import functions as F
-
-    def by_arm(index: int) -> Column:
-        chosen = F.lit(None).cast("double")
-        for arm, pair in spread.items():
-            chosen = F.when(F.col("arm") == arm, F.lit(pair[index])).otherwise(chosen)
-        return chosen
-
-    return predictions.withColumn("bin", fine_bin(by_arm(0), by_arm(1))).withColumn(
-        "value", F.lit(1.0) / F.col("sampling_rate").cast("double")
+    value = F.lit(1.0) / F.col("sampling_rate").cast("double")
+    of_group = [
+        F.count(F.lit(1)).alias("rows"),
+        F.sum(value).alias("n"),
+        F.sum(value * value).alias("squares"),
+    ]
+    found = (
+        test.groupBy("group_id")
+        .agg(*of_group)
+        .agg(
+            F.count(F.lit(1)).alias("groups"),
+            F.sum("rows").alias("rows"),
+            F.sum("n").alias("n"),
+            F.sum(F.col("n") * F.col("n")).alias("group_squares"),
+            F.sum("squares").alias("row_squares"),
+        )
+        .first()
     )
+    assert found is not None  # an aggregate of no rows is one row
+    groups, rows = int(found["groups"]), int(found["rows"])
+    by_row = groups in (1, rows)
+    squares = found["row_squares"] if by_row else found["group_squares"]
+    noun = (group or "group").removesuffix("_id").replace("_", " ")
+    return Clusters(noun, groups, by_row, float(found["n"]) ** 2 / float(squares))
 
 
-def count_bins(binned: DataFrame, spread: Mapping[str, tuple[float, float]]) -> dict[str, ArmCounts]:
+def count_bins(binned: DataFrame, edges: Mapping[str, Edges]) -> dict[str, ArmCounts]:
     """Sums by arm and bin (at most FINE rows an arm)."""
     from pyspark.sql import functions as F
 
@@ -92,25 +135,27 @@ def count_bins(binned: DataFrame, spread: Mapping[str, tuple[float, float]]) -> 
             F.sum(value * label).alias("positive"),
             F.sum(value * (1.0 - label)).alias("negative"),
             F.sum(value * F.col("p")).alias("predicted"),
+            F.sum(value * value).alias("squares"),
             F.sum(value * loss).alias("loss"),
+            (F.min(logit) < F.max(logit)).alias("mixed"),
         )
         .toArrow()
     )
     arms, bins = np.asarray(table["arm"].to_pylist()), table["bin"].to_numpy()
     found = {}
-    for arm, (center, scale) in spread.items():
+    for arm, inner in edges.items():
         here = arms == arm
         sums = {}
-        for name in ("positive", "negative", "predicted"):
-            sums[name] = np.zeros(FINE)
+        for name in ("positive", "negative", "predicted", "squares"):
+            sums[name] = np.zeros(len(inner) + 1)
             sums[name][bins[here]] = table[name].to_numpy()[here]
-        mass = sums["positive"] + sums["negative"]
-        # the curve is cut from the coarse bins, so that a coarse bin lies in one of its bins
-        coarse = metrics.equal_mass_bins(mass, COARSE)
-        by_coarse = metrics.equal_mass_bins(metrics.regroup(mass, coarse, COARSE), CURVE)
-        binning = Binning(center, scale, FINE, coarse, by_coarse[coarse])
+        mixed = np.zeros(len(inner) + 1, dtype=bool)
+        mixed[bins[here]] = table["mixed"].to_numpy()[here]
         found[arm] = ArmCounts(
-            **sums, loss=float(np.sort(table["loss"].to_numpy()[here]).sum()), binning=binning
+            **sums,
+            mixed=mixed,
+            loss=float(np.sort(table["loss"].to_numpy()[here]).sum()),
+            binning=Binning.over(inner, sums["positive"] + sums["negative"]),
         )
     return found
 
@@ -135,16 +180,19 @@ def slices(binned: DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
             F.sum(value * label).alias("positive"),
             F.sum(value * (1.0 - label)).alias("negative"),
             F.sum(value * F.col("p")).alias("predicted"),
+            (F.min("logit") < F.max("logit")).alias("mixed"),
         )
     )
     up_to = Window.partitionBy("arm", "kind", "slice").orderBy("bin")
     ranked = cells.withColumn("below", F.sum("negative").over(up_to) - F.col("negative"))
     pairs = F.sum(F.col("positive") * (F.col("below") + 0.5 * F.col("negative")))
+    unsure = F.sum(F.when(F.col("mixed"), F.col("positive") * F.col("negative")).otherwise(0.0))
     clicks, others = F.sum("positive"), F.sum("negative")
     rows = (
         ranked.groupBy("arm", "kind", "slice")
         .agg(
             F.when(clicks * others > 0, pairs / (clicks * others)).alias("auc"),
+            F.when(clicks * others > 0, 0.5 * unsure / (clicks * others)).alias("auc_error_bound"),
             F.when(clicks > 0, F.sum("predicted") / clicks).alias("calibration"),
             (clicks + others).alias("rows"),
             clicks.alias("clicks"),
@@ -155,26 +203,39 @@ def slices(binned: DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def group_auc(predictions: DataFrame) -> DataFrame:
-    """Rows (arm, group_id, rows, auc) of the groups that have both labels; ties count half."""
+    """Rows (arm, group_id, rows, auc) of the groups that have both labels; ties count half.
+
+    ``rows`` is the group's weight, the sum of 1 / sampling_rate, and the AUC weighs each pair by both rows'.
+    """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     group = Window.partitionBy("arm", "group_id")
-    up, down = F.rank().over(group.orderBy("logit")), F.rank().over(group.orderBy(F.desc("logit")))
     label = F.col("label").cast("double")
-    # the mean rank of a tie lies half way between its least ranks from both ends
-    ranked = predictions.select("arm", "group_id", label.alias("label"), up.alias("up"), down.alias("down"))
-    rows, clicks = F.count(F.lit(1)).cast("double"), F.sum("label")
-    half_way = F.sum(F.col("label") * (F.col("up") - F.col("down"))) / 2.0 + clicks * (rows + 1.0) / 2.0
+    value = F.lit(1.0) / F.col("sampling_rate").cast("double")
+    negative = value * (1.0 - label)
+    # a window by range takes in the ties: the negatives at or below a logit, and those at or above it
+    below, above = (F.sum(negative).over(group.orderBy(order)) for order in (F.col("logit"), F.desc("logit")))
+    ranked = predictions.select(
+        *("arm", "group_id"),
+        (value * label).alias("positive"),
+        negative.alias("negative"),
+        below.alias("below"),
+        above.alias("above"),
+    )
+    clicks, others = F.sum("positive"), F.sum("negative")
+    # half the ties lie below: below - ties / 2 = (below + others - above) / 2
+    pairs = (F.sum(F.col("positive") * (F.col("below") - F.col("above"))) + clicks * others) / 2.0
     return (
         ranked.groupBy("arm", "group_id")
         .agg(
-            rows.alias("rows"),
+            (clicks + others).alias("rows"),
             # a group of one class is divided before it is left out
-            F.try_divide(half_way - clicks * (clicks + 1.0) / 2.0, clicks * (rows - clicks)).alias("auc"),
+            F.try_divide(pairs, clicks * others).alias("auc"),
             clicks.alias("clicks"),
+            others.alias("others"),
         )
-        .filter((F.col("clicks") > 0) & (F.col("clicks") < F.col("rows")))
+        .filter((F.col("clicks") > 0) & (F.col("others") > 0))
         .select("arm", "group_id", "rows", "auc")
     )
 

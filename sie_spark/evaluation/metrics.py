@@ -32,9 +32,12 @@ def auc(positive: Floats, negative: Floats) -> float:
     return _scalar(pairs / (positive.sum(axis=-1) * negative.sum(axis=-1)))
 
 
-def auc_error_bound(positive: Floats, negative: Floats) -> float:
-    """How far binning can have moved the AUC: half the share of pairs that fell into one bin."""
-    pairs = (positive * negative).sum(axis=-1)
+def auc_error_bound(positive: Floats, negative: Floats, mixed: NDArray[np.bool_]) -> float:
+    """How far binning can have moved the AUC: half the share of pairs in bins of different scores.
+
+    ``mixed`` (bool [B]) says which bins hold more than one score; in the others a pair is a true tie.
+    """
+    pairs = (positive * negative * mixed).sum(axis=-1)
     return _scalar(0.5 * pairs / (positive.sum(axis=-1) * negative.sum(axis=-1)))
 
 
@@ -101,11 +104,6 @@ class Verdict:
     high: float
     margin: float
     alpha: float
-
-    @property
-    def no_worse(self) -> bool:
-        """Whether a loss beyond the margin is excluded."""
-        return self.word in ("equivalent", "no worse")
 
 
 def tost(differences: Floats, margin: float, *, alpha: float = 0.05) -> Verdict | None:

@@ -23,6 +23,17 @@ def mlp(width: int, hidden: list[int], dropout: float) -> tuple[nn.Sequential, i
     return nn.Sequential(*layers), width
 
 
+def output_layer(width: int) -> nn.Linear:
+    """The layer that makes the logit, started at zero: every model begins as a constant.
+
+    Random weights on raw numbers are opinions that a few hundred small updates cannot take back.
+    """
+    layer = nn.Linear(width, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 @register_model("lr")
 class LogisticRegression(nn.Module):
     """One weight an id and a number (McMahan et al. 2013)."""
@@ -30,7 +41,7 @@ class LogisticRegression(nn.Module):
     def __init__(self, inputs: InputSpec, settings: Model) -> None:
         super().__init__()
         self.input = InputLayer(inputs, 1)
-        self.output = nn.Linear(max(self.input.numbers, 1), 1)
+        self.output = output_layer(max(self.input.numbers, 1))
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
@@ -64,7 +75,7 @@ class DeepNetwork(nn.Module):
         super().__init__()
         self.input = InputLayer(inputs, settings.embedding_dim)
         self.deep, width = mlp(self.input.width, settings.hidden, settings.dropout)
-        self.output = nn.Linear(width, 1)
+        self.output = output_layer(width)
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
@@ -81,7 +92,7 @@ class DeepFM(nn.Module):
         self.input = InputLayer(inputs, settings.embedding_dim)
         self.pairs = FM()
         self.deep, width = mlp(self.input.width, settings.hidden, settings.dropout)
-        self.output = nn.Linear(width, 1)
+        self.output = output_layer(width)
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
@@ -100,7 +111,7 @@ class DCNv2(nn.Module):
         width = self.input.width
         self.crosses = nn.ModuleList(CrossV2(width) for _ in range(settings.cross_layers))
         self.deep, deep_width = mlp(width, settings.hidden, settings.dropout)
-        self.output = nn.Linear(width + deep_width, 1)
+        self.output = output_layer(width + deep_width)
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
@@ -134,7 +145,7 @@ class HistoryAttention(nn.Module):
         )
         width = self.input.width + len(shared) * settings.embedding_dim
         self.deep, deep_width = mlp(width, settings.hidden, settings.dropout)
-        self.output = nn.Linear(deep_width, 1)
+        self.output = output_layer(deep_width)
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,12 @@ class Rows:
             "quarantined": self.quarantined,
             "duplicate": self.duplicate,
         }
+
+
+def ordered_cautions(by_stage: Mapping[str, Sequence[str]]) -> list[str]:
+    """The cautions of all stages as people read them: those of the verdict first, then along the path."""
+    stages = sorted(by_stage, key=lambda stage: stage != "evaluate")
+    return [sentence for stage in stages for sentence in by_stage[stage]]
 
 
 @dataclass

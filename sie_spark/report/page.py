@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from sie_spark.platform.arms import TITLES as ARMS
+from sie_spark.platform.result import ordered_cautions
 from sie_spark.report import figures, words
 from sie_spark.report.words import number, ratio
 
@@ -47,16 +48,14 @@ class Facts:
     importance: dict[str, Any] = field(default_factory=dict)
     tables: list[tuple[str, int, int | None]] = field(default_factory=list)
     made: list[tuple[str, str]] = field(default_factory=list)
-    group: str | None = "user_id"
 
     def of(self, stage: str) -> dict[str, Any]:
         """Details of a stage, or an empty dict."""
         return self.details.get(stage) or {}
 
     def cautions(self) -> list[str]:
-        """What the stages say a reader must know: evaluate's first, then in the order of the path."""
-        stages = sorted(self.details, key=lambda stage: stage != "evaluate")
-        return [sentence for stage in stages for sentence in self.of(stage).get("cautions", [])]
+        """What the stages say a reader must know."""
+        return ordered_cautions({stage: self.of(stage).get("cautions", []) for stage in self.details})
 
 
 def render(facts: Facts) -> str:
@@ -72,7 +71,8 @@ def view(facts: Facts) -> dict[str, Any]:
     """What the template shows, as text ready to print."""
     evaluated, weighed = facts.of("evaluate"), facts.of("weigh").get("arms", {}).get("weighted", {})
     verdict = words.headline(evaluated)
-    group = (facts.group or "row").removesuffix("_id").replace("_", " ")
+    clusters = evaluated.get("clusters", {})
+    group = clusters.get("group", "group")
     days = [row["date"] for row in facts.of("samples").get("by_date", []) if row["date"] != NO_DAY]
     return {
         "title": f"{verdict.title} – {facts.dataset}",
@@ -84,7 +84,7 @@ def view(facts: Facts) -> dict[str, Any]:
         "test_rows": f"{evaluated.get('rows', 0):,}",
         "split": words.split(facts.of("encode")),
         "confidence": f"{evaluated.get('confidence', 0.95) * 100:g} %",
-        "group": f"{group}s",
+        "resampled": "rows, taken as independent" if clusters.get("by_row") else f"{group}s",
         "group_one": group,
         "figures": _figures(facts),
         "kept_facts": _kept_facts(weighed),
@@ -110,6 +110,7 @@ def view(facts: Facts) -> dict[str, Any]:
 
 def _arms(facts: Facts) -> list[dict[str, Any]]:
     evaluated, fits = facts.of("evaluate"), facts.of("retrain").get("arms", {})
+    group = evaluated.get("clusters", {}).get("group", "group")
     rows = []
     for arm, title in ARMS.items():
         values = evaluated.get("arms", {}).get(arm)
@@ -120,7 +121,12 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
         for key, label, form in CELLS:
             span = evaluated.get("intervals", {}).get(f"{key}_{arm}") if key in WITH_SPAN else None
             text = f"[{form(span[0])}, {form(span[1])}]" if span else ""
-            cells.append({"label": label, "value": form(values.get(key)), "span": text})
+            shown = form(values.get(key))
+            if key == "auc":
+                shown = words.about(values.get(key), values.get("auc_error_bound"))
+            if key == "gauc" and "gauc_groups" in values:
+                text = f"({values['gauc_groups']:,} {group}s)"
+            cells.append({"label": label, "value": shown, "span": text})
         time = words.seconds(fit["seconds"]) if "seconds" in fit else "–"
         cells.append({"label": "Fit", "value": time, "span": ""})
         rows.append({"key": arm, "title": title, "colour": figures.COLOURS[arm], "cells": cells})
@@ -181,7 +187,7 @@ def _slices(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
         row = cells.setdefault(
             (entry["kind"], entry["slice"]), {"rows": entry["rows"], "clicks": entry["clicks"]}
         )
-        row[entry["arm"]] = entry["auc"]
+        row[entry["arm"]] = words.about(entry["auc"], entry.get("auc_error_bound"))
     rows = []
     for (kind, value), row in list(cells.items())[:SLICES]:
         text = value.lstrip("0") if kind == "position" else value
@@ -196,7 +202,7 @@ def _slices(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
                 else f"{kind.removesuffix('_id')}: {text}",
                 "rows": f"{row['rows']:,.0f}",
                 "clicks": f"{row['clicks']:,.0f}",
-                **{arm: ratio(row.get(arm)) for arm in ARMS},
+                **{arm: row.get(arm, "–") for arm in ARMS},
             }
         )
     return rows

@@ -47,5 +47,4 @@ def gather(ctx: Context, tables: list[tuple[str, int, int | None]]) -> Facts:
         importance=importance(ctx),
         tables=tables,
         made=made,
-        group=config.dataset.group,
     )

@@ -43,6 +43,9 @@ def headline(evaluated: dict[str, Any]) -> Headline:
     if entry is None:
         return Headline("open", "?", "No comparison", "The model on all rows was switched off (arms.full).")
     change = signed(entry["value"])
+    if "no_verdict" in entry:
+        reason = entry["no_verdict"]
+        return Headline("open", "?", "No verdict", f"AUC changed by {change}, but {reason}.")
     if "verdict" not in entry:
         return Headline(
             "open", "?", "Not tested", f"AUC changed by {change}; there are no bootstrap replicates."
@@ -86,6 +89,13 @@ def ratio(value: float | None) -> str:
 def number(value: float | None, digits: int) -> str:
     """A number with so many decimals, or a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def about(value: float | None, bound: float | None) -> str:
+    """An AUC-like value, with how far off it may be where that shows in its digits: .8741, .8741 ± .002."""
+    if value is None or bound is None or bound < 5e-5:
+        return ratio(value)
+    return f"{ratio(value)} ± {_plain(float(f'{bound:.1g}'))}"
 
 
 def signed(value: float) -> str:

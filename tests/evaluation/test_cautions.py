@@ -9,7 +9,8 @@ from sie_spark.evaluation.cautions import cautions
 
 def judged(**more: Any) -> dict[str, Any]:
     arms = {"full": {"auc": 0.8, "ne": 0.8, "calibration": 1.0}}
-    return {"arms": arms, "positives": 5_000, **more}
+    clusters = {"group": "user", "groups": 900, "by_row": False, "effective": 500.0}
+    return {"arms": arms, "positives": 5_000, "differences": [], "clusters": clusters, **more}
 
 
 def test_a_model_that_promises_too_much_or_too_little_is_named() -> None:
@@ -20,3 +21,24 @@ def test_a_model_that_promises_too_much_or_too_little_is_named() -> None:
     said = cautions(judged(arms=arms, positives=1_520), split_by="hash")
     assert "important rows, corrected predicts 1.20 clicks" in said[0] and "random rows" in said[1]
     assert said[2].startswith("Only 1,520 positive") and "one split:" in said[3]
+
+
+def test_a_model_that_is_worse_than_a_constant_comes_first() -> None:
+    for values in ({"auc": 0.333, "ne": 0.99}, {"auc": 0.6, "ne": 1.24}):
+        said = cautions(judged(arms={"random": {**values, "calibration": 2.0}}), split_by="time")
+        assert said[0].startswith("The model on random rows is no better than a constant")
+        assert f"entropy {values['ne']:.3g}" in said[0] and "2.00 clicks" in said[1]
+
+
+def test_what_intervals_and_grouped_metrics_stand_on_is_said() -> None:
+    pairs = [
+        {"name": name, "no_verdict": "the users are few"} for name in ("weighted - full", "random - full")
+    ]
+    arms = {"full": {"auc": 0.8, "ne": 0.8, "gauc": 0.857, "gauc_groups": 7}}
+    said = " ".join(cautions(judged(arms=arms, differences=pairs), split_by="time"))
+    assert said.count("No verdict: the users are few.") == 1
+    assert "gAUC stands on 7 users with both labels" in said
+    one = {"group": "user", "groups": 1, "by_row": True, "effective": 4_000.0}
+    assert "rows are taken as independent" in " ".join(cautions(judged(clusters=one), split_by="time"))
+    each = {**one, "groups": 4_000}
+    assert "independent" not in " ".join(cautions(judged(clusters=each), split_by="time"))

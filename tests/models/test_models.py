@@ -51,15 +51,24 @@ def test_one_logit_a_row_whatever_the_batch(name: str) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("name", every_model())
+def test_every_model_starts_as_a_constant(name: str) -> None:
+    """Whatever the seed and however large the numbers: what it has not learnt it does not claim."""
+    batch = Batch.from_arrow(table(), SPEC)
+    for seed in range(3):
+        model = build_model(Model(name=name, embedding_dim=4, hidden=[8]), SPEC, seed=seed).eval()
+        logits = model(**{**batch.inputs, "dense": 1e4 * batch.inputs["dense"]})
+        assert logits.abs().max() < 0.2
+
+
 def test_same_seed_same_weights_and_global_generator_untouched() -> None:
     before = torch.random.get_rng_state()
     first, second = (build_model(Model(), SPEC, seed=5).state_dict() for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
     for key in first:
         assert torch.equal(first[key], second[key])
-    assert not torch.equal(
-        first["output.weight"], build_model(Model(), SPEC, seed=6).state_dict()["output.weight"]
-    )
+    name = "deep.0.weight"
+    assert not torch.equal(first[name], build_model(Model(), SPEC, seed=6).state_dict()[name])
 
 
 def test_padding_changes_nothing() -> None:

@@ -11,7 +11,16 @@ def details(change: float = -0.0008, half: float = 0.0012) -> dict[str, dict[str
     low, high = change - half, change + half
     word = "no worse" if low > -0.001 else ("worse" if high < -0.001 else "not shown")
     arms = {
-        arm: {"auc": auc, "gauc": auc - 0.03, "logloss": 0.151, "ne": 0.83, "calibration": cal, "ece": 0.002}
+        arm: {
+            "auc": auc,
+            "gauc": auc - 0.03,
+            "gauc_groups": 812,
+            "auc_error_bound": 0.0,
+            "logloss": 0.151,
+            "ne": 0.83,
+            "calibration": cal,
+            "ece": 0.002,
+        }
         for arm, auc, cal in (
             ("full", 0.8762, 0.99),
             ("weighted", 0.8762 + change, 1.012),
@@ -91,6 +100,7 @@ def details(change: float = -0.0008, half: float = 0.0012) -> dict[str, dict[str
             "confidence": 0.95,
             "bootstrap": 200,
             "arms": arms,
+            "clusters": {"group": "user", "groups": 4_000, "by_row": False, "effective": 2_900.0},
             "intervals": {f"auc_{arm}": [v["auc"] - 0.004, v["auc"] + 0.004] for arm, v in arms.items()}
             | {
                 f"calibration_{arm}": [v["calibration"] - 0.04, v["calibration"] + 0.04]

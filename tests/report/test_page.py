@@ -206,6 +206,26 @@ def test_verdicts(change: float, half: float, tone: str, title: str) -> None:
     assert "margin" not in said.why and "{" not in said.why
 
 
+def test_without_a_verdict_the_page_says_why() -> None:
+    found = details()
+    entry = found["evaluate"]["differences"][0]
+    entry.pop("verdict")
+    entry["no_verdict"] = "the users of the test rows carry as much as 3.1 independent ones"
+    said = words.headline(found["evaluate"])
+    assert (said.tone, said.title) == ("open", "No verdict") and "3.1 independent ones" in said.why
+
+
+def test_what_metrics_stand_on_is_shown() -> None:
+    found = details()
+    evaluated = found["evaluate"]
+    evaluated["arms"]["full"]["auc_error_bound"] = 0.0021
+    evaluated["slices"][0]["auc_error_bound"] = 0.0004
+    evaluated["clusters"] |= {"by_row": True}
+    text = Outline(render(facts(found))).text
+    assert "(812 users)" in text and ".8762 ± .002" in text and ".8600 ± .0004" in text
+    assert "bootstrap over rows, taken as independent." in text
+
+
 def test_the_cautions_of_every_stage_are_shown_those_of_the_verdict_first() -> None:
     found = details()
     found["ingest"]["cautions"] = ["Of the records."]

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from local_table import small_manifest, write_files
+from local_table import small_manifest, table_of, write_files
 from planted import SPEC, planted_rows
 from torch import Tensor, nn
 
-from sie_spark.models import build_model
+from sie_spark.models import Batch, build_model
 from sie_spark.platform.config import Model, Training
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
@@ -106,6 +106,27 @@ def test_bias_starts_at_the_target(tmp_path: Path) -> None:
         model = build_model(Model(name=name), SPEC, seed=0)
         assert set_output_bias(model, batch, -2.5), name
         assert float(model(**batch.inputs).mean().detach()) == pytest.approx(-2.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["lr", "fm"])
+def test_few_small_updates_do_not_end_below_a_constant(tmp_path: Path, name: str) -> None:
+    """Default settings, few rows: what the start values say must not outlast the fit, whatever the seed."""
+    train, test = planted_rows(2000, seed=1), planted_rows(4000, seed=2)
+    manifest = write_files(tmp_path, train, [2000])
+    settings = Training()
+    batch = batch_needed(settings, len(train))
+    held_out = Batch.from_arrow(table_of(test), SPEC)
+    for seed in range(6):
+        model = build_model(Model(name=name), SPEC, seed=seed)
+        feed = Feed(manifest, SPEC, batch_size=batch, seed=seed, shuffle_rows=2000)
+        set_output_bias(model, held_out, float(np.log(train.label.mean() / (1 - train.label.mean()))))
+        fit(model, feed, settings, epochs=epochs_needed(settings, feed.steps))
+        with torch.no_grad():
+            logit = model(**held_out.inputs).double().numpy()
+        label = test.label.to_numpy(float)
+        loss = np.mean(np.logaddexp(0, logit) - label * logit)
+        rate = label.mean()
+        assert loss < -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
 
 
 def test_no_bias_no_change(tmp_path: Path) -> None:
