@@ -26,8 +26,8 @@ STAGES: dict[str, str] = {
 
 
 UPKEEP: dict[str, str] = {
-    "maintain": "sie_spark.clickstream.maintain",
-    "forget": "sie_spark.clickstream.forget",
+    "maintain": "sie_spark.upkeep.maintain",
+    "forget": "sie_spark.upkeep.forget",
 }
 
 

@@ -10,13 +10,12 @@ import math
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-UNIT = 2.0**-53
+from sie_spark.platform.draws import unit_interval
 
 
 def uniform(seed: int, purpose: str, *keys: Column) -> Column:
     """Uniform on [0, 1), double; independent for different seeds, purposes and keys."""
-    drawn = F.xxhash64(F.lit(seed), F.lit(purpose), *keys)
-    return F.shiftrightunsigned(drawn, 11).cast("double") * F.lit(UNIT)
+    return unit_interval(F.xxhash64(F.lit(seed), F.lit(purpose), *keys))
 
 
 def gauss(seed: int, purpose: str, *keys: Column) -> Column:

@@ -15,6 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.simulate_draws import below, gauss, uniform, zipf
+from sie_spark.platform.bisection import solve_increasing
 from sie_spark.platform.config import Simulator
 from sie_spark.platform.errors import ConfigError
 
@@ -112,10 +113,7 @@ def solve_intercept(spark: SparkSession, settings: Simulator) -> float:
             f"simulator.base_rate {settings.base_rate} cannot be reached: positions are examined too rarely",
             remedy=f"choose a base rate below {rate(high):.3f}, or a smaller simulator.position_bias",
         )
-    for _ in range(50):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if rate(middle) < settings.base_rate else (low, middle)
-    return (low + high) / 2.0
+    return solve_increasing(rate, settings.base_rate, low, high)
 
 
 def click_probability(intercept: float) -> Column:

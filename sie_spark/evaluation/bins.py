@@ -1,8 +1,4 @@
-"""Bins of the logit, laid by its quantiles: what is collected has a fixed size, whatever the logits are.
-
-A ranking metric needs the order of the logits only. Bins of about equal weight keep it: however far a logit
-lies from the others, it takes one place among them. A value that many rows share has a bin of its own.
-"""
+"""Every arm's bins of the logit: laid on a sample of the predictions, then added to all of them."""
 
 from __future__ import annotations
 
@@ -12,51 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from sie_spark.training.draws import uniform_column
+from sie_spark.metrics.bins import Edges, bins_of, lay
+from sie_spark.platform.draws import uniform_column
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-FINE = 65_536  # bins of an arm at most
 SAMPLE = 200_000  # rows of an arm from which its bins are laid
 SEED = 0
-
-Edges = NDArray[np.float64]
-
-
-def lay(logits: NDArray[np.float64], weights: NDArray[np.float64], *, most: int = FINE) -> Edges:
-    """Inner edges of at most ``most`` bins of about equal weight, ascending; bin b is (edges[b-1], edges[b]].
-
-    A value that holds a whole bin's weight is alone in its bin. With at most ``most / 2`` distinct logits every
-    one of them is.
-
-    Parameters
-    ----------
-    logits, weights:
-        float64 [N], N >= 1; weights are positive.
-
-    Examples
-    --------
-    >>> bins_of(np.array([0.0, 0.5, 1e9]), lay(np.array([0.0, 0.5, 1e9]), np.ones(3)))
-    array([1, 3, 5])
-    """
-    values, place = np.unique(logits, return_inverse=True)
-    half = most // 2
-    if len(values) <= half:
-        cuts = alone = values
-    else:
-        mass = np.cumsum(np.bincount(place, weights))
-        levels = mass[-1] * np.arange(1, half) / half
-        cuts, times = np.unique(values[np.searchsorted(mass, levels)], return_counts=True)
-        alone = cuts[times > 1]
-    return np.unique(np.concatenate([np.nextafter(alone, -np.inf), cuts]))
-
-
-def bins_of(logits: NDArray[np.float64], edges: Edges) -> NDArray[np.int64]:
-    """Bin of each logit, int64 [N], in [0, len(edges)]."""
-    return np.searchsorted(edges, logits, side="left")
 
 
 def lay_bins(predictions: DataFrame, *, rows: int) -> dict[str, Edges]:

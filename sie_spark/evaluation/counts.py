@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sie_spark.evaluation import bootstrap, metrics
-from sie_spark.evaluation.bins import Edges
-from sie_spark.evaluation.bootstrap import COARSE, CURVE, Binning
+from sie_spark.metrics.bins import COARSE, CURVE, Binning, Edges, regroup
+from sie_spark.metrics.bootstrap import summarise
+from sie_spark.metrics.calibration import wilson
+from sie_spark.metrics.ranking import auc, auc_error_bound
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -64,25 +65,25 @@ class ArmCounts:
 
     def point(self) -> dict[str, float]:
         """Metrics of the arm; the AUC from the fine bins, with the bound of its binning error."""
-        curve = metrics.regroup(self.predicted, self.binning.curve, CURVE)
-        found = bootstrap.summarise(self.positive, self.negative, curve, self.loss, self.binning.curve)
-        found["auc_error_bound"] = metrics.auc_error_bound(self.positive, self.negative, self.mixed)
+        curve = regroup(self.predicted, self.binning.curve, CURVE)
+        found = summarise(self.positive, self.negative, curve, self.loss, self.binning.curve)
+        found["auc_error_bound"] = auc_error_bound(self.positive, self.negative, self.mixed)
         return found
 
     def coarse_auc(self) -> float:
         """AUC from the bins of a replicate: what replicates vary about."""
-        counts = metrics.regroup(np.stack([self.positive, self.negative]), self.binning.coarse, COARSE)
-        return metrics.auc(counts[0], counts[1])
+        counts = regroup(np.stack([self.positive, self.negative]), self.binning.coarse, COARSE)
+        return auc(counts[0], counts[1])
 
     def curve(self) -> list[dict[str, float]]:
         """Reliability: by bin of about equal weight, mean p and click rate with its 95 % interval."""
         stacked = np.stack([self.positive, self.negative, self.predicted, self.squares])
         points = []
-        for clicks, others, total, squares in metrics.regroup(stacked, self.binning.curve, CURVE).T:
+        for clicks, others, total, squares in regroup(stacked, self.binning.curve, CURVE).T:
             rows = clicks + others
             if rows > 0:
                 rate, trials = clicks / rows, rows**2 / squares
-                low, high = metrics.wilson(rate * trials, trials)
+                low, high = wilson(rate * trials, trials)
                 points.append({"p": total / rows, "rate": rate, "low": low, "high": high, "rows": rows})
         return [{name: float(value) for name, value in point.items()} for point in points]
 

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sie_spark.evaluation import counts, metrics
+from sie_spark.evaluation import counts
 from sie_spark.evaluation.bins import add_bins, lay_bins
-from sie_spark.evaluation.bootstrap import replicate_group_auc, replicate_metrics
 from sie_spark.evaluation.cautions import cautions
 from sie_spark.evaluation.counts import Clusters
 from sie_spark.evaluation.predict import ArmModel, PredictRows
+from sie_spark.evaluation.replicates import replicate_group_auc, replicate_metrics
+from sie_spark.features.samples import encoder, split_rows
+from sie_spark.metrics.intervals import interval, tost
+from sie_spark.models.store import check_encoder, current_model, require_model
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError, worker_error
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
-from sie_spark.training.arms import encoder
-from sie_spark.training.checkpoint import check_encoder, current_model, require_model
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -63,7 +64,7 @@ def run(ctx: Context) -> StageResult:
         outputs = {name: ctx.catalog.ref(name) for name in ("predictions", "metrics")}
         return StageResult(inputs, outputs, metrics=_metrics(done), details=done, skipped=True)
 
-    test = ctx.catalog.read("samples", version=samples.version).where("split = 'test'")
+    test = split_rows(ctx, samples.version, "test")
     rows, positives = _check_labels(ctx, test)
     ctx.progress.say(f"evaluate: {len(arms)} arms on {rows:,} test rows, {positives:,} of them positive")
     outputs = {"predictions": _predict(ctx, test, arms, fingerprint)}
@@ -192,7 +193,7 @@ def _judge(ctx: Context, version: int, arms: list[str], clusters: Clusters, rows
     intervals = {
         f"{name}_{arm}": span
         for (arm, name), values in sorted(replicates.items())
-        if (span := metrics.interval(values, settings.confidence))
+        if (span := interval(values, settings.confidence))
     }
     return {
         "clusters": asdict(clusters),
@@ -238,10 +239,10 @@ def differences(
         }
         if (first, "auc") in replicates and (second, "auc") in replicates:
             drawn = replicates[first, "auc"] - replicates[second, "auc"]
-            span = metrics.interval(drawn, confidence)
+            span = interval(drawn, confidence)
             entry |= {"low": span[0], "high": span[1]} if span else {}
             reason = no_verdict(clusters, bound, margin)
-            verdict = None if reason else metrics.tost(drawn, margin)
+            verdict = None if reason else tost(drawn, margin)
             entry |= {"no_verdict": reason} if reason else {}
             entry |= {"verdict": asdict(verdict)} if verdict else {}
         compared.append(entry)

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from sie_spark.models import Batch
+from sie_spark.models.store import model_from_bytes
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import read_bytes
-from sie_spark.training.checkpoint import model_from_bytes
 
 _LOADED: dict[str, tuple[nn.Module, InputSpec]] = {}
 

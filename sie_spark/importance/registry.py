@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -51,37 +48,14 @@ class Scorer(Protocol):
 
 
 S = TypeVar("S", bound=Scorer)
-SCORERS: dict[str, Scorer] = {}
+
+SCORERS: Registry[Scorer] = Registry(
+    "scorer", "scorers", setting="importance.scorers", home="sie_spark.importance.scorers"
+)
 
 
 def register_scorer(cls: type[S]) -> type[S]:
     """Make a scorer available as ``importance.scorers: [<name>]``."""
     instance = cls()
-    SCORERS[instance.name] = instance
+    SCORERS.register(instance.name, instance)
     return cls
-
-
-def scorer(name: str) -> Scorer:
-    """A scorer by name.
-
-    Raises
-    ------
-    ConfigError
-        for a name that is not registered.
-    """
-    _import_all()
-    if name not in SCORERS:
-        near = difflib.get_close_matches(name, SCORERS, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ConfigError(
-            f"importance.scorers: unknown scorer '{name}'",
-            remedy=f"{hint}scorers: {', '.join(sorted(SCORERS))}",
-        )
-    return SCORERS[name]
-
-
-def _import_all() -> None:
-    import sie_spark.importance.scorers as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")

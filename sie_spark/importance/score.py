@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.importance.registry import scorer
+from sie_spark.features.samples import encoder, split_rows
+from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import ScoreRows, build_engine, score_columns
+from sie_spark.models.store import check_encoder, model_from_bytes, require_model
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import RowIdentityError, worker_error
 from sie_spark.platform.result import StageResult
 from sie_spark.platform.root import read_bytes
-from sie_spark.training.arms import encoder
-from sie_spark.training.checkpoint import check_encoder, model_from_bytes, require_model
-from sie_spark.training.train import training_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -28,7 +27,7 @@ def run(ctx: Context) -> StageResult:
     check_encoder(reference, encoded)
     chosen = tuple(dict.fromkeys(ctx.config.importance.scorers))
     for name in chosen:
-        scorer(name)  # an unknown name fails before any work
+        SCORERS[name]  # an unknown name fails before any work
     data = read_bytes(reference.path)
     content = hashlib.sha256(data).hexdigest()
     fingerprint = ctx.fingerprint("score", "importance.scorers", samples=samples.content, model=content)
@@ -45,7 +44,7 @@ def run(ctx: Context) -> StageResult:
     materialise = tuple(ctx.config.importance.materialise)
     build_engine(model, materialise)
     version = digest({"model": content, "scorers": chosen, "materialise": materialise})
-    rows = training_rows(ctx, samples.version)
+    rows = split_rows(ctx, samples.version, "train")
     function = ScoreRows(
         reference.path,
         content,

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from sie_spark.gradients import Engine, GradientError, Norms
-from sie_spark.importance.registry import Backward, scorer
+from sie_spark.importance.registry import SCORERS, Backward
 from sie_spark.models import Batch
+from sie_spark.models.store import model_from_bytes
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import read_bytes
-from sie_spark.training.checkpoint import model_from_bytes
 
 NATIVE = ("p", "logit_grad_norm")
 
@@ -111,7 +111,7 @@ def score_batch(loaded: Loaded, batch: Batch, scorers: Sequence[str]) -> dict[st
     norm = result.squared_norm.sqrt()
     backward = Backward(logit, torch.sigmoid(logit), batch.label, norm)
     values = {"p": backward.probability, "logit_grad_norm": norm}
-    values |= {f"score_{name}": scorer(name).score(backward) for name in scorers}
+    values |= {f"score_{name}": SCORERS[name].score(backward) for name in scorers}
     for name, value in values.items():
         if not bool(torch.isfinite(value).all()):
             row = int(batch.sample_id[int((~torch.isfinite(value)).nonzero()[0])])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sie_spark.models.inputs import InputLayer
 from sie_spark.models.layers import FM, CrossV2, MultiHeadAttention
-from sie_spark.models.registry import register_model
+from sie_spark.models.registry import MODELS
 from sie_spark.platform.config import Model
 from sie_spark.platform.inputs import InputSpec
 
@@ -34,7 +34,7 @@ def output_layer(width: int) -> nn.Linear:
     return layer
 
 
-@register_model("lr")
+@MODELS.add("lr")
 class LogisticRegression(nn.Module):
     """One weight an id and a number (McMahan et al. 2013)."""
 
@@ -51,7 +51,7 @@ class LogisticRegression(nn.Module):
         return self.output(numbers).squeeze(1) + fields.sum(dim=(1, 2))
 
 
-@register_model("fm")
+@MODELS.add("fm")
 class FactorisationMachine(nn.Module):
     """First order plus all pairs of fields (Rendle 2010)."""
 
@@ -67,7 +67,7 @@ class FactorisationMachine(nn.Module):
         return self.linear(cat, dense, **extras) + self.pairs(fields)
 
 
-@register_model("dnn")
+@MODELS.add("dnn")
 class DeepNetwork(nn.Module):
     """Embeddings into a multi-layer perceptron (Covington et al. 2016)."""
 
@@ -82,7 +82,7 @@ class DeepNetwork(nn.Module):
         return self.output(self.deep(self.input.flat(*self.input(cat, dense, **extras)))).squeeze(1)
 
 
-@register_model("deepfm")
+@MODELS.add("deepfm")
 class DeepFM(nn.Module):
     """Factorisation machine and perceptron over the same embeddings (Guo et al. 2017)."""
 
@@ -101,7 +101,7 @@ class DeepFM(nn.Module):
         return self.linear(cat, dense, **extras) + self.pairs(fields) + deep
 
 
-@register_model("dcnv2")
+@MODELS.add("dcnv2")
 class DCNv2(nn.Module):
     """Full-rank crosses in parallel with a perceptron (Wang et al. 2021)."""
 
@@ -122,7 +122,7 @@ class DCNv2(nn.Module):
         return self.output(torch.cat([x, self.deep(x0)], dim=1)).squeeze(1)
 
 
-@register_model("history_attention")
+@MODELS.add("history_attention")
 class HistoryAttention(nn.Module):
     """Attends from the shown item to the user's recent items (Zhou et al. 2018, with dot-product attention).
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,19 +11,15 @@ from torch import nn
 from sie_spark.platform.config import Model
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
+from sie_spark.platform.registry import Registry
 
-M = TypeVar("M", bound=type[nn.Module])
-MODELS: dict[str, type[nn.Module]] = {}
-
-
-def register_model(name: str) -> Callable[[M], M]:
-    """Make ``Class(inputs, settings, **options)`` available as ``model.name: <name>``."""
-
-    def register(cls: M) -> M:
-        MODELS[name] = cls
-        return cls
-
-    return register
+MODELS: Registry[type[nn.Module]] = Registry(
+    "model",
+    "models",
+    setting="model.name",
+    home="sie_spark.models.ctr",
+    more=", or your own as package.module:Class",
+)
 
 
 def build_model(settings: Model, inputs: InputSpec, *, seed: int) -> nn.Module:
@@ -37,8 +30,10 @@ def build_model(settings: Model, inputs: InputSpec, *, seed: int) -> nn.Module:
 
     Raises
     ------
+    ConfigError
+        for an unknown name.
     ModelError
-        for an unknown name, a class that cannot be imported or built, or a ``forward`` that does not take
+        for a class that cannot be imported or built, or a ``forward`` that does not take
         the encoded columns.
     """
     name = settings.name
@@ -48,7 +43,7 @@ def build_model(settings: Model, inputs: InputSpec, *, seed: int) -> nn.Module:
             if ":" in name:
                 model = _user_class(name)(inputs, **settings.options)
             else:
-                model = _known(name)(inputs, settings, **settings.options)
+                model = MODELS[name](inputs, settings, **settings.options)
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"model '{name}' cannot be built: {error}",
@@ -59,21 +54,8 @@ def build_model(settings: Model, inputs: InputSpec, *, seed: int) -> nn.Module:
 
 
 def check_model(settings: Model) -> None:
-    """Raise :class:`ModelError` unless the model's name leads to a class."""
-    _ = _user_class(settings.name) if ":" in settings.name else _known(settings.name)
-
-
-def _known(name: str) -> type[nn.Module]:
-    import sie_spark.models.ctr  # noqa: F401  (registers the models)
-
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ModelError(
-            f"unknown model '{name}'",
-            remedy=f"{hint}models: {', '.join(sorted(MODELS))}, or your own as package.module:Class",
-        )
-    return MODELS[name]
+    """Raise :class:`ConfigError` or :class:`ModelError` unless the model's name leads to a class."""
+    _ = _user_class(settings.name) if ":" in settings.name else MODELS[settings.name]
 
 
 def _user_class(name: str) -> type[nn.Module]:

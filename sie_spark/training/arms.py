@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sie_spark.features.encoder import UNFINISHED, current_name, path_of
+from sie_spark.models.store import SavedModel, current_model, set_current
+from sie_spark.platform.bisection import solve_increasing
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError, StageOrderError
+from sie_spark.platform.draws import uniform_column
+from sie_spark.platform.errors import DataError
 from sie_spark.platform.inputs import InputSpec
-from sie_spark.platform.root import read_bytes
-from sie_spark.training.checkpoint import SavedModel, current_model, set_current
+from sie_spark.platform.sampling_rate import SamplingRate, correction_of
 from sie_spark.training.distributed import launch, threads_per_rank
-from sie_spark.training.draws import uniform_column
-from sie_spark.training.feed import SamplingRate
 from sie_spark.training.job import Job
 from sie_spark.training.manifest import Draw, build_manifest
 from sie_spark.training.publish import tracking
@@ -38,35 +35,6 @@ class TableFacts:
     mean_weight: float
     offsets: np.ndarray
     rate: SamplingRate
-
-
-def encoder(ctx: Context) -> tuple[str, InputSpec]:
-    """Fingerprint and inputs of the encoder that made the samples.
-
-    Raises
-    ------
-    StageOrderError
-        when no encoder has been fitted, its file is lost, or samples were not written to the end.
-    """
-    fingerprint = current_name(ctx.root)
-    if fingerprint is None:
-        raise StageOrderError(
-            f"no encoder under {ctx.root.uri}", remedy="run 'sie encode' first, or 'sie run' for all stages"
-        )
-    known = ctx.load_details("encode").get("encoder", fingerprint)
-    if known != fingerprint or ctx.root.exists(*UNFINISHED):
-        raise StageOrderError(
-            f"encoder {fingerprint} is not that of the samples under {ctx.root.uri}: 'sie encode' was cut short",
-            remedy="run 'sie encode' again, or 'sie run' for all stages",
-        )
-    try:
-        artefact = json.loads(read_bytes(path_of(ctx.root, fingerprint)))
-        return fingerprint, InputSpec.from_dict(artefact["inputs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StageOrderError(
-            f"encoder {path_of(ctx.root, fingerprint)}: {type(error).__name__} while reading",
-            remedy="run 'sie encode' again, or 'sie run' for all stages",
-        ) from None
 
 
 def fit_arm(
@@ -191,7 +159,7 @@ def table_facts(frame: DataFrame, arm: str, draw: Draw | None = None) -> TableFa
     correction = SamplingRate()
     mass, positive_mass = float(found["weight"]), float(found["positive"])
     if rates:
-        correction = sampling_rate(found["min0"], found["max0"], found["min1"], found["max1"])
+        correction = correction_of(found["min0"], found["max0"], found["min1"], found["max1"])
         if correction.weight_by_rate:
             mass, positive_mass = float(found["inverse"]), float(found["inverse_positive"])
         offsets = offsets + correction.offset
@@ -199,27 +167,10 @@ def table_facts(frame: DataFrame, arm: str, draw: Draw | None = None) -> TableFa
     return TableFacts(rows, positive_mass / mass, mass / rows, offsets, correction)
 
 
-def sampling_rate(low0: float, high0: float, low1: float, high1: float) -> SamplingRate:
-    """How the rates of a down-sampled log are undone.
-
-    One rate a class is a shift of the log-odds by log(rate of clicks / rate of non-clicks) (He et al. 2014);
-    rates that vary inside a class need weights 1/rate.
-    """
-    if low0 == high0 and low1 == high1:
-        return SamplingRate(offset=math.log(low1 / low0))
-    return SamplingRate(weight_by_rate=True)
-
-
 def base_logit(facts: TableFacts) -> float:
     """The constant logit b with mean sigmoid(b + offset) equal to the base rate."""
-    low, high = -40.0, 40.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        if float(np.mean(1 / (1 + np.exp(-(middle + facts.offsets))))) < facts.base_rate:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    mean = lambda b: float(np.mean(1 / (1 + np.exp(-(b + facts.offsets)))))  # noqa: E731
+    return solve_increasing(mean, facts.base_rate, -40.0, 40.0)
 
 
 def up_to_date(ctx: Context, arm: str, fingerprint: str) -> bool:

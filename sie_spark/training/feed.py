@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,22 +19,15 @@ import pyarrow.parquet as pq
 import torch
 
 from sie_spark.models import Batch
+from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import locate
-from sie_spark.training.draws import uniform
+from sie_spark.platform.sampling_rate import SamplingRate
 from sie_spark.training.manifest import Manifest, Shard
 
 LANES = 4
 READ_ROWS = 65_536
-
-
-@dataclass(frozen=True)
-class SamplingRate:
-    """How the rate of an already down-sampled log is undone: a constant log-odds offset, or weights 1/rate."""
-
-    offset: float = 0.0
-    weight_by_rate: bool = False
 
 
 class Feed:

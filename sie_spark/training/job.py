@@ -16,12 +16,13 @@ import torch.distributed as dist
 
 from sie_spark.models import build_model
 from sie_spark.models.inputs import start_embeddings
+from sie_spark.models.store import load_state, save_model, save_state
 from sie_spark.platform.config import Model, Training
 from sie_spark.platform.errors import SieError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import Root, read_bytes
-from sie_spark.training.checkpoint import load_state, save_model, save_state
-from sie_spark.training.feed import Feed, SamplingRate
+from sie_spark.platform.sampling_rate import SamplingRate
+from sie_spark.training.feed import Feed
 from sie_spark.training.loop import batch_needed, epochs_needed, fit, set_output_bias, stop_on_sigterm
 from sie_spark.training.manifest import Manifest
 from sie_spark.training.publish import log_losses

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sie_spark.platform.config.load import digest
+from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import DataError, PlatformError
 from sie_spark.platform.root import locate
-from sie_spark.training.draws import uniform
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from sie_spark.features.samples import split_rows
 from sie_spark.models import Batch
 from sie_spark.models.serving import ServedModel, flat_columns, flat_rows
+from sie_spark.models.store import load_model, require_model
 from sie_spark.platform.context import Context
 from sie_spark.platform.inputs import InputSpec
-from sie_spark.training.checkpoint import load_model, require_model
 
 
 def tracking() -> dict[str, str]:
@@ -43,7 +44,7 @@ def publish_arm(ctx: Context, arm: str) -> str | None:
     if not tracking():
         return None
     model, spec = load_model(require_model(ctx.root, arm).path)
-    rows = ctx.catalog.read("samples").where("split = 'train'").limit(4).toArrow()
+    rows = split_rows(ctx, ctx.catalog.version("samples"), "train").limit(4).toArrow()
     example = Batch.from_arrow(rows, spec).inputs
     return publish(model, spec, example, name=f"model_{arm}", register=ctx.config.mlflow.register_model)
 

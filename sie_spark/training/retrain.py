@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from sie_spark.features.samples import encoder, split_rows
+from sie_spark.models.store import SavedModel, current_model, require_model, set_current
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import StageOrderError
 from sie_spark.platform.result import StageResult, TableRef
-from sie_spark.training.arms import encoder, fit_arm, up_to_date
-from sie_spark.training.checkpoint import SavedModel, current_model, require_model, set_current
+from sie_spark.training.arms import fit_arm, up_to_date
 from sie_spark.training.publish import publish_arm
-from sie_spark.training.train import reference_fingerprint, training_rows
+from sie_spark.training.train import reference_fingerprint
 
 
 def run(ctx: Context) -> StageResult:
@@ -31,7 +32,7 @@ def run(ctx: Context) -> StageResult:
                 _adopt_reference(ctx, fingerprint)
             else:
                 frame = (
-                    training_rows(ctx, samples.version)
+                    split_rows(ctx, samples.version, "train")
                     if arm == "full"
                     else ctx.catalog.read("training_set", version=subset.version).where(f"arm = '{arm}'")
                 )

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from sie_spark.features.samples import encoder, split_rows
+from sie_spark.models.store import require_model
 from sie_spark.platform.context import Context
 from sie_spark.platform.result import StageResult, TableRef
-from sie_spark.training.arms import encoder, fit_arm, up_to_date
-from sie_spark.training.checkpoint import require_model
+from sie_spark.training.arms import fit_arm, up_to_date
 from sie_spark.training.manifest import Draw
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
 
 
 def run(ctx: Context) -> StageResult:
@@ -25,7 +21,7 @@ def run(ctx: Context) -> StageResult:
         fit_arm(
             ctx,
             "reference",
-            training_rows(ctx, table.version),
+            split_rows(ctx, table.version, "train"),
             fingerprint=fingerprint,
             encoded=(encoded, spec),
             epochs=pilot.epochs,
@@ -46,8 +42,3 @@ def run(ctx: Context) -> StageResult:
 def reference_fingerprint(ctx: Context, samples: TableRef, encoded: str) -> str:
     """What the reference model is fitted on and how."""
     return ctx.fingerprint("train", "model", "pilot", "training", samples=samples.content, encoder=encoded)
-
-
-def training_rows(ctx: Context, version: int) -> DataFrame:
-    """The encoded rows before the cut."""
-    return ctx.catalog.read("samples", version=version).where("split = 'train'")

@@ -9,9 +9,8 @@ import numpy as np
 
 from sie_spark.platform.config import Weighting
 from sie_spark.platform.config.load import digest
-from sie_spark.training.arms import sampling_rate
-from sie_spark.training.feed import SamplingRate
-from sie_spark.weighting.registry import WeightPolicy, policy
+from sie_spark.platform.sampling_rate import SamplingRate, correction_of
+from sie_spark.weighting.registry import POLICIES, WeightPolicy
 from sie_spark.weighting.solving_sample import SolvingSample
 from sie_spark.weighting.terms import NUMPY, Decision, Row
 
@@ -66,20 +65,20 @@ def plan_arms(settings: Weighting, sample: SolvingSample, *, random: bool) -> li
     if random:
         share = min(1.0, arms[0].expected_fraction)
         same = settings.model_copy(update={"budget": share})
-        arms.append(_arm("random", policy("random"), same, sample, ""))
+        arms.append(_arm("random", POLICIES["random"], same, sample, ""))
     return arms
 
 
 def choose_policy(settings: Weighting, sample: SolvingSample) -> tuple[WeightPolicy, str]:
     """The policy asked for, or capped local case-control where the positives alone exceed the budget."""
-    chosen = policy(settings.policy)
+    chosen = POLICIES[settings.policy]
     positives = float(np.mean(sample.row.label > 0))
     if chosen.name == "rare_event" and positives >= settings.budget < 1:
         note = (
             f"positives are {positives:.1%} of the rows, more than the budget of {settings.budget:.1%}: keeping all "
             "of them is impossible, capped local case-control is used instead of rare_event"
         )
-        return policy("local_case_control"), note
+        return POLICIES["local_case_control"], note
     return chosen, ""
 
 
@@ -106,4 +105,4 @@ def _rate(sample: SolvingSample, *, by_weight: bool) -> SamplingRate:
     if by_weight or not positive.any() or positive.all():
         return SamplingRate(weight_by_rate=True)
     one, zero = sample.rate[positive], sample.rate[~positive]
-    return sampling_rate(zero.min(), zero.max(), one.min(), one.max())
+    return correction_of(zero.min(), zero.max(), one.min(), one.max())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 from sie_spark.platform.config import Weighting
-from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.registry import Registry
 from sie_spark.weighting.terms import Decision, Row
 
 
@@ -45,38 +42,14 @@ class WeightPolicy(Protocol):
 
 
 P = TypeVar("P", bound=WeightPolicy)
-POLICIES: dict[str, WeightPolicy] = {}
+
+POLICIES: Registry[WeightPolicy] = Registry(
+    "policy", "policies", setting="weighting.policy", home="sie_spark.weighting.policies"
+)
 
 
 def register_policy(cls: type[P]) -> type[P]:
     """Make a policy available as ``weighting.policy: <name>``."""
     instance = cls()
-    POLICIES[instance.name] = instance
+    POLICIES.register(instance.name, instance)
     return cls
-
-
-def policy(name: str) -> WeightPolicy:
-    """A policy by name.
-
-    Raises
-    ------
-    ConfigError
-        for a name that is not registered.
-    """
-    load_all()
-    if name not in POLICIES:
-        near = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ConfigError(
-            f"weighting.policy: unknown policy '{name}'",
-            remedy=f"{hint}policies: {', '.join(sorted(POLICIES))}",
-        )
-    return POLICIES[name]
-
-
-def load_all() -> None:
-    """Import every policy that comes with the package."""
-    import sie_spark.weighting.policies as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sie_spark.training.draws import uniform_column
+from sie_spark.platform.draws import uniform_column
 from sie_spark.weighting.arms import Arm
 from sie_spark.weighting.terms import SPARK, Row
 

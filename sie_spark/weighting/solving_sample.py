@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sie_spark.platform.draws import uniform_column
 from sie_spark.platform.errors import ConfigError, DataError
-from sie_spark.training.draws import uniform_column
 from sie_spark.weighting.terms import Row
 
 if TYPE_CHECKING:

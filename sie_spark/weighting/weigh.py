@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.importance.registry import scorer
+from sie_spark.importance.registry import SCORERS
 from sie_spark.platform.config import Config
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult
 from sie_spark.weighting.arms import Arm, plan_arms
 from sie_spark.weighting.examples import top_examples
-from sie_spark.weighting.registry import policy
+from sie_spark.weighting.registry import POLICIES
 from sie_spark.weighting.select import kept_rows, summary_columns
 from sie_spark.weighting.solving_sample import solving_sample
 
@@ -57,10 +57,9 @@ def run(ctx: Context) -> StageResult:
 def check_choices(config: Config) -> None:
     """Raise :class:`ConfigError` for scorers and a policy that do not exist or do not fit together."""
     settings = config.weighting
-    for name in config.importance.scorers:
-        scorer(name)
-    chosen = policy(settings.policy)
-    scorer(settings.score)
+    for name in (*config.importance.scorers, settings.score):
+        SCORERS[name]  # an unknown name is refused
+    chosen = POLICIES[settings.policy]
     if chosen.uses_score and settings.score not in config.importance.scorers:
         raise ConfigError(
             f"weighting.score is '{settings.score}', which importance.scorers does not compute",

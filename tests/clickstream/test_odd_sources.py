@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sie_spark.clickstream import forget, ingest
+from sie_spark.clickstream import ingest
 from sie_spark.clickstream.pseudonyms import ENVIRONMENT
 from sie_spark.platform.errors import ConfigError, SourceError
+from sie_spark.upkeep import forget
 from tests.clickstream.logs import rows, write
 
 pytestmark = pytest.mark.spark

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sie_spark.clickstream import forget, ingest, maintain, samples
+from sie_spark.clickstream import ingest, samples
 from sie_spark.clickstream.canonical import canonicalise
 from sie_spark.clickstream.pseudonyms import ENVIRONMENT, load_key, pseudonym_of
 from sie_spark.clickstream.sources import read, snapshot
@@ -22,6 +22,7 @@ from sie_spark.features.vocabulary import Vocabulary
 from sie_spark.platform.catalog import Catalog
 from sie_spark.platform.errors import DataError, PlatformError, StageOrderError
 from sie_spark.platform.root import Root
+from sie_spark.upkeep import forget, maintain
 from tests.clickstream.logs import START, event, rows, settings, write
 
 KEY = "a-key-of-the-test-7f3a"

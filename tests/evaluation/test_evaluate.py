@@ -17,9 +17,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sie_spark.evaluation import evaluate
 from sie_spark.evaluation.counts import Clusters
 from sie_spark.models import build_model
+from sie_spark.models.store import SavedModel, require_model, save_model, set_current
 from sie_spark.platform.config import Model
 from sie_spark.platform.errors import DataError, ModelError, StageOrderError
-from sie_spark.training.checkpoint import SavedModel, require_model, save_model, set_current
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import planted

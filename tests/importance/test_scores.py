@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sie_spark.gradients import Engine, Norms, UnsupportedParameter
-from sie_spark.importance import SCORERS, scorer, worker
+from sie_spark.importance import SCORERS, worker
 from sie_spark.importance.worker import Loaded, ScoreRows, build_engine, score_batch, score_columns
 from sie_spark.models import Batch, build_model
+from sie_spark.models.store import save_model
 from sie_spark.platform.config import Model
 from sie_spark.platform.errors import ConfigError, ModelError, StageOrderError
 from sie_spark.platform.root import Root
-from sie_spark.training.checkpoint import save_model
 
 ALL = ("loss", "error", "grad_norm", "margin", "entropy")
 SETTINGS = Model(embedding_dim=4, hidden=[8], cross_layers=1)
@@ -79,7 +79,7 @@ def test_cheap_scores() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_conformance(name: str) -> None:
     """Every scorer: declared, elementwise, finite on extreme logits, label-free exactly when it says so."""
-    found = scorer(name)
+    found = SCORERS[name]
     assert SCORERS[name] is found and found.name == name
     logit = torch.tensor([-80.0, -1.0, 0.0, 2.0, 80.0])
     rows = [
@@ -92,7 +92,7 @@ def test_conformance(name: str) -> None:
 
 def test_unknown_scorer_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
-        scorer("gradnorm")
+        SCORERS["gradnorm"]
     assert "grad_norm" in caught.value.remedy
 
 
@@ -167,8 +167,8 @@ def test_a_score_that_is_not_finite_names_its_sample() -> None:
 @pytest.mark.spark
 def test_stage(make_context: Any) -> None:
     from sie_spark.importance import score
+    from sie_spark.models.store import load_model, require_model
     from sie_spark.training import train
-    from sie_spark.training.checkpoint import load_model, require_model
 
     context = make_context(settings())
     write_samples(context, planted_rows(3000), test_rows=400)
@@ -209,8 +209,8 @@ def test_stage(make_context: Any) -> None:
 @pytest.mark.spark
 def test_a_model_of_another_encoder_does_not_score(make_context: Any) -> None:
     from sie_spark.importance import score
+    from sie_spark.models.store import current_model
     from sie_spark.training import train
-    from sie_spark.training.checkpoint import current_model
 
     context = make_context(settings(model={"name": "lr"}))
     write_samples(context, planted_rows(800))

@@ -5,7 +5,7 @@ import torch
 from sie_spark.models import MODELS, Batch, build_model
 from sie_spark.models.inputs import start_embeddings
 from sie_spark.platform.config import Model
-from sie_spark.platform.errors import DataError, ModelError
+from sie_spark.platform.errors import ConfigError, DataError, ModelError
 from sie_spark.platform.inputs import InputSpec
 
 SPEC = InputSpec(
@@ -98,7 +98,7 @@ def test_users_own_module() -> None:
     assert "**extras" in caught.value.remedy
     with pytest.raises(ModelError, match="cannot be imported"):
         build_model(Model(name="no.such:Thing"), plain, seed=0)
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ConfigError) as caught:
         build_model(Model(name="dcnv3"), plain, seed=0)
     assert "dcnv2" in caught.value.remedy
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from local_table import small_manifest, write_files
 from planted import SPEC, planted_rows
 
+from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import DataError
-from sie_spark.training.draws import uniform
-from sie_spark.training.feed import Feed, SamplingRate
+from sie_spark.platform.sampling_rate import SamplingRate
+from sie_spark.training.feed import Feed
 from sie_spark.training.manifest import Draw, Manifest, Shard
 
 

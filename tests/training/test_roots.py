@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from planted import SPEC, settings
 
+from sie_spark.features.samples import encoder
+from sie_spark.models.store import SavedModel, check_encoder, current_model, set_current
 from sie_spark.platform.config import Config
 from sie_spark.platform.config.base import validate
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import StageOrderError
 from sie_spark.platform.root import Root
-from sie_spark.training.arms import encoder
-from sie_spark.training.checkpoint import SavedModel, check_encoder, current_model, set_current
 from sie_spark.training.retrain import check_subset
 
 

@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from planted import planted_rows, settings, write_samples
 
+from sie_spark.features.samples import split_rows
+from sie_spark.models.store import current_model, load_model
+from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import DataError, ModelError, PlatformError, StageOrderError
 from sie_spark.platform.root import locate
+from sie_spark.platform.sampling_rate import correction_of
 from sie_spark.training import distributed, retrain, train
-from sie_spark.training.arms import base_logit, sampling_rate, table_facts
-from sie_spark.training.checkpoint import current_model, load_model
+from sie_spark.training.arms import base_logit, table_facts
 from sie_spark.training.distributed import check_cluster, task_slots
-from sie_spark.training.draws import uniform
 from sie_spark.training.manifest import Draw, Shard, build_manifest
 
 pytestmark = pytest.mark.spark
@@ -31,7 +33,7 @@ def first_id(shard: Shard) -> int:
 def test_manifest_of_many_small_files(make_context: Any, tmp_path: Path) -> None:
     context = make_context(settings(), root=tmp_path / "a root, 50% full")
     write_samples(context, planted_rows(900), test_rows=100, files=12)
-    frame = train.training_rows(context, 0)
+    frame = split_rows(context, 0, "train")
     manifest = build_manifest(frame)
     assert manifest.rows == 800 and len(manifest.shards) >= 30  # 12 tasks, 3 days
     draw = Draw(0.3, 7, "pilot")
@@ -45,7 +47,7 @@ def test_manifest_order_does_not_depend_on_file_names(make_context: Any, tmp_pat
     for name in ("one", "two"):
         context = make_context(settings(), root=tmp_path / name)
         write_samples(context, planted_rows(900), files=4)
-        manifest = build_manifest(train.training_rows(context, 0))
+        manifest = build_manifest(split_rows(context, 0, "train"))
         orders.append(
             [(shard.path.rsplit("/", 2)[-2], shard.rows, first_id(shard)) for shard in manifest.shards]
         )
@@ -56,14 +58,14 @@ def test_a_filter_inside_files_and_deletion_vectors_are_refused(make_context: An
     context = make_context(settings())
     write_samples(context, planted_rows(600))
     with pytest.raises(PlatformError, match="holds"):
-        build_manifest(train.training_rows(context, 0).where("position < 10"))
+        build_manifest(split_rows(context, 0, "train").where("position < 10"))
     with pytest.raises(DataError):
-        build_manifest(train.training_rows(context, 0).where("event_date > '2030-01-01'"))
+        build_manifest(split_rows(context, 0, "train").where("event_date > '2030-01-01'"))
     name = context.catalog.sql_name("samples")
     context.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
     context.spark.sql(f"DELETE FROM {name} WHERE position = 3")
     with pytest.raises(PlatformError, match="deletion vectors") as caught:
-        build_manifest(train.training_rows(context, context.catalog.version("samples")))
+        build_manifest(split_rows(context, context.catalog.version("samples"), "train"))
     assert "REORG" in caught.value.remedy
 
 
@@ -72,12 +74,12 @@ def test_facts_and_base_logit(make_context: Any) -> None:
     frame = planted_rows(3000)
     frame.loc[frame["label"] == 0, "sampling_rate"] = 0.5
     write_samples(context, frame)
-    facts = table_facts(train.training_rows(context, 0), "full")
+    facts = table_facts(split_rows(context, 0, "train"), "full")
     assert facts.rows == 3000 and facts.rate.offset == pytest.approx(0.6931, abs=1e-4)
     # the logged rate is sigmoid(b + log 2): b is the log-odds before negatives were dropped
     rate = frame["label"].mean()
     assert base_logit(facts) == pytest.approx(math.log(rate / (1 - rate) / 2), abs=1e-4)
-    assert sampling_rate(0.2, 0.5, 1.0, 1.0).weight_by_rate
+    assert correction_of(0.2, 0.5, 1.0, 1.0).weight_by_rate
 
 
 def test_one_class_is_refused(make_context: Any) -> None:
@@ -122,7 +124,7 @@ def test_reference_with_two_ranks_then_skipped_then_full_is_the_same_model(
     write_samples(alone, planted_rows(4000), test_rows=500)
     assert train.run(alone).metrics["pilot_loss"] == pytest.approx(result.metrics["pilot_loss"], rel=1e-4)
 
-    rows = train.training_rows(context, 0)
+    rows = split_rows(context, 0, "train")
     from pyspark.sql import functions as F
 
     subset = rows.withColumn("pi", F.lit(1.0)).withColumn("offset", F.lit(0.0).cast("float"))

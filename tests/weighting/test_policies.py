@@ -9,12 +9,10 @@ import pytest
 
 from sie_spark.platform.config import Weighting
 from sie_spark.platform.errors import ConfigError
-from sie_spark.weighting import NUMPY, POLICIES, Row, policy
+from sie_spark.weighting import NUMPY, POLICIES, Row
 from sie_spark.weighting.arms import choose_policy, plan_arms
-from sie_spark.weighting.registry import load_all
 from sie_spark.weighting.solving_sample import SolvingSample
 
-load_all()
 NAMES = sorted(POLICIES)
 
 
@@ -28,7 +26,7 @@ def rows(n: int = 20_000, *, base: float = -3.0, seed: int = 0) -> Row:
 
 
 def decided(name: str, row: Row, **settings: Any) -> Any:
-    chosen = policy(name)
+    chosen = POLICIES[name]
     return chosen.decide(row, chosen.solve(row, Weighting(policy=name, **settings)), NUMPY)
 
 
@@ -49,7 +47,7 @@ def test_conformance(name: str, budget: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_offsets_do_not_look_at_the_label(name: str) -> None:
     row = rows()
-    chosen = policy(name)
+    chosen = POLICIES[name]
     constants = chosen.solve(row, Weighting(policy=name))
     flipped = Row(1 - row.label, row.p, row.norm, row.score)
     first, second = chosen.decide(row, constants, NUMPY), chosen.decide(flipped, constants, NUMPY)
@@ -59,7 +57,7 @@ def test_offsets_do_not_look_at_the_label(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_flag_says_what_the_expectation_is(name: str) -> None:
     """For a policy that corrects by weight, the expected weighted sum of any f is the full sum (Monte Carlo)."""
-    chosen = policy(name)
+    chosen = POLICIES[name]
     assert chosen.corrects_by in {"offset", "weight", "none"}
     if chosen.corrects_by != "weight":
         return
@@ -75,7 +73,7 @@ def test_the_flag_says_what_the_expectation_is(name: str) -> None:
 def test_emphasis_policies_are_bounded_and_of_mean_one() -> None:
     row = rows()
     for name in ("exp_score", "share"):
-        assert policy(name).biased
+        assert POLICIES[name].biased
         found = decided(name, row, cap=5.0)
         assert found.weight.mean() == pytest.approx(1.0, rel=1e-6)
         assert found.weight.max() <= 5.0 * (1 + 1e-9)
@@ -235,5 +233,5 @@ def test_a_down_sampled_log_gives_back_the_original_truth() -> None:
 
 def test_unknown_policy_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
-        policy("rare_events")
+        POLICIES["rare_events"]
     assert "rare_event" in caught.value.remedy

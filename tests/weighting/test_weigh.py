@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 from planted import planted_rows, settings, write_samples
 
+from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import ConfigError, DataError
-from sie_spark.training.draws import uniform
 from sie_spark.weighting import NUMPY, POLICIES, SPARK, Row, weigh
 from sie_spark.weighting.arms import Arm, plan_arms
-from sie_spark.weighting.registry import load_all
 from sie_spark.weighting.solving_sample import solving_sample
 
 pytestmark = pytest.mark.spark
-load_all()
 
 
 def write_scores(context: Any, rows: int = 6000) -> None:

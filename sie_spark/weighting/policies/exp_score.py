@@ -9,7 +9,7 @@ import numpy as np
 
 from sie_spark.platform.config import Weighting
 from sie_spark.weighting.registry import register_policy
-from sie_spark.weighting.solve import rounded, solve_increasing
+from sie_spark.weighting.solve import rounded, solve_scale
 from sie_spark.weighting.terms import Decision, Row
 
 LARGEST = 50.0  # exponent; beyond it every weight is capped anyway
@@ -33,7 +33,7 @@ class ExpScore:
         """Mean and standard deviation of the score, and the scale c."""
         mean, sd = rounded(float(np.mean(pilot.score))), rounded(float(np.std(pilot.score))) or 1.0
         raw = np.exp(np.minimum((pilot.score - mean) / sd, LARGEST))
-        scale = solve_increasing(lambda c: float(np.mean(np.minimum(c * raw, settings.cap))), 1.0)
+        scale = solve_scale(lambda c: float(np.mean(np.minimum(c * raw, settings.cap))), 1.0)
         return {"mean": mean, "sd": sd, "scale": scale, "cap": settings.cap, "pi": settings.budget}
 
     def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:

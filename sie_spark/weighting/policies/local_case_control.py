@@ -9,7 +9,7 @@ import numpy as np
 
 from sie_spark.platform.config import Weighting
 from sie_spark.weighting.registry import register_policy
-from sie_spark.weighting.solve import rounded, solve_increasing
+from sie_spark.weighting.solve import rounded, solve_scale
 from sie_spark.weighting.terms import Decision, Row
 
 
@@ -34,7 +34,7 @@ class LocalCaseControl:
         floor = rounded(settings.floor * settings.budget)
         surprise = np.abs(np.where(pilot.label > 0, 1.0, 0.0) - pilot.p)
         kept = lambda c: float(np.mean(np.clip(c * surprise, floor, 1.0)))  # noqa: E731
-        return {"scale": solve_increasing(kept, settings.budget), "floor": floor}
+        return {"scale": solve_scale(kept, settings.budget), "floor": floor}
 
     def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
         """See the class."""

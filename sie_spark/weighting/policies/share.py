@@ -9,7 +9,7 @@ import numpy as np
 
 from sie_spark.platform.config import Weighting
 from sie_spark.weighting.registry import register_policy
-from sie_spark.weighting.solve import rounded, solve_increasing
+from sie_spark.weighting.solve import rounded, solve_scale
 from sie_spark.weighting.terms import Decision, Row
 
 
@@ -31,7 +31,7 @@ class Share:
         """Mean of the score, the scale c, and the mean that is left where most scores are zero."""
         mean = rounded(float(np.mean(pilot.score))) or 1.0
         raw = pilot.score / mean
-        scale = solve_increasing(lambda c: float(np.mean(np.minimum(c * raw, settings.cap))), 1.0)
+        scale = solve_scale(lambda c: float(np.mean(np.minimum(c * raw, settings.cap))), 1.0)
         left = rounded(float(np.mean(np.minimum(scale * raw, settings.cap)))) or 1.0
         return {"mean": mean, "scale": scale, "cap": settings.cap, "left": left, "pi": settings.budget}
 

@@ -10,19 +10,11 @@ import pytest
 from scipy import stats
 from sklearn.metrics import log_loss, roc_auc_score
 
-from sie_spark.evaluation import metrics
-from sie_spark.evaluation.bins import FINE, bins_of, lay
-from sie_spark.evaluation.bootstrap import (
-    COARSE,
-    CUMULATIVE,
-    CURVE,
-    Binning,
-    Sums,
-    poisson_weights,
-    summarise,
-)
-
-pa = pytest.importorskip("pyarrow")
+from sie_spark.metrics.bins import COARSE, CURVE, FINE, Binning, bins_of, lay
+from sie_spark.metrics.bootstrap import CUMULATIVE, Sums, poisson_weights, summarise
+from sie_spark.metrics.calibration import entropy, normalised_entropy, wilson
+from sie_spark.metrics.intervals import interval, tost
+from sie_spark.metrics.ranking import auc, auc_error_bound
 
 
 def rows(size: int, seed: int = 0, *, groups: int = 500, spread: float = 1.0) -> dict[str, np.ndarray]:
@@ -38,15 +30,9 @@ def binning(logit: np.ndarray) -> Binning:
     return Binning.over(edges, np.bincount(bins_of(logit, edges), minlength=len(edges) + 1).astype(float))
 
 
-def batch(data: dict[str, np.ndarray], rate: float = 1.0) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pydict(
-        {
-            "group_id": data["group"].astype(np.int64),
-            "logit": data["logit"],
-            "label": data["label"].astype(np.float32),
-            "sampling_rate": np.full(len(data["label"]), rate, np.float32),
-        }
-    )
+def add(sums: Sums, data: dict[str, np.ndarray], cut: Binning, *, seed: int, rate: float = 1.0) -> None:
+    value = np.full(len(data["label"]), 1 / rate)
+    sums.add(data["logit"], data["label"], value, data["group"], binning=cut, seed=seed)
 
 
 def far(logit: np.ndarray) -> np.ndarray:
@@ -80,8 +66,8 @@ def test_binned_auc_is_the_exact_one_within_its_bound(shape: str, most: int) -> 
     mixed = (
         pd.Series(logit).groupby(bins).nunique().reindex(range(len(edges) + 1), fill_value=0).to_numpy() > 1
     )
-    error = abs(metrics.auc(positive, negative) - roc_auc_score(label, logit, sample_weight=weight))
-    bound = metrics.auc_error_bound(positive, negative, mixed)
+    error = abs(auc(positive, negative) - roc_auc_score(label, logit, sample_weight=weight))
+    bound = auc_error_bound(positive, negative, mixed)
     assert error <= bound + 1e-12
     assert bound < 1.5 / most + 1e-4
     if shape in ("ten values", "one value"):
@@ -91,10 +77,10 @@ def test_binned_auc_is_the_exact_one_within_its_bound(shape: str, most: int) -> 
 def test_auc_counts_ties_half() -> None:
     label, score = np.array([1, 0, 1, 0, 0]), np.array([0, 0, 1, 1, 1])
     positive, negative = np.bincount(score, label), np.bincount(score, 1 - label)
-    assert metrics.auc(positive, negative) == pytest.approx(roc_auc_score(label, score))
+    assert auc(positive, negative) == pytest.approx(roc_auc_score(label, score))
     both, one = np.array([True, True]), np.array([False, True])
-    assert metrics.auc_error_bound(positive, negative, both) == pytest.approx(0.5 * (1 * 1 + 1 * 2) / 6)
-    assert metrics.auc_error_bound(positive, negative, one) == pytest.approx(0.5 * (1 * 2) / 6)
+    assert auc_error_bound(positive, negative, both) == pytest.approx(0.5 * (1 * 1 + 1 * 2) / 6)
+    assert auc_error_bound(positive, negative, one) == pytest.approx(0.5 * (1 * 2) / 6)
 
 
 def test_summaries_match_row_by_row_definitions() -> None:
@@ -136,10 +122,10 @@ def test_replicate_sums_equal_a_loop_over_rows_whatever_the_batches() -> None:
     data = rows(700, seed=2, groups=40)
     cut, replicates, rate = binning(data["logit"]), 7, 0.5
     whole, parts = Sums.empty(replicates), Sums.empty(replicates)
-    records = batch(data, rate)
-    whole.add(records, cut, seed=9)
+    add(whole, data, cut, seed=9, rate=rate)
     for start in range(0, 700, 100):
-        parts.add(records.slice(start, 100), cut, seed=9)
+        part = {name: values[start : start + 100] for name, values in data.items()}
+        add(parts, part, cut, seed=9, rate=rate)
     weights = poisson_weights(np.arange(40), replicates, 9)
     positive, loss = np.zeros((replicates, COARSE)), np.zeros(replicates)
     for i in range(700):
@@ -163,8 +149,8 @@ def test_intervals_cover_when_users_differ_and_those_by_row_do_not() -> None:
         _, data = _clustered_auc(seed, groups, size)
         for kind, group in (("group", data["group"]), ("row", np.arange(size))):
             sums = Sums.empty(replicates)
-            sums.add(batch({**data, "group": group}), binning(data["logit"]), seed=seed)
-            low, high = metrics.interval(metrics.auc(sums.positive, sums.negative), 0.95)
+            add(sums, {**data, "group": group}, binning(data["logit"]), seed=seed)
+            low, high = interval(auc(sums.positive, sums.negative), 0.95)
             hits[kind] += low <= truth <= high
     assert 0.87 <= hits["group"] / trials <= 0.99  # 0.95 less a little for 200 clusters, 3 sd either side
     assert hits["row"] / trials < hits["group"] / trials - 0.1
@@ -190,7 +176,7 @@ def _clustered_auc(seed: int, groups: int, size: int) -> tuple[float, dict[str, 
 )
 def test_verdicts(center: float, spread: float, word: str) -> None:
     drawn = np.random.default_rng(0).normal(center, spread, 2000)
-    verdict = metrics.tost(drawn, 0.001)
+    verdict = tost(drawn, 0.001)
     assert verdict is not None and verdict.word == word
     # two one-sided tests at 5 % are a 90 % interval
     assert verdict.high - verdict.low == pytest.approx(2 * 1.645 * spread, rel=0.1)
@@ -199,18 +185,16 @@ def test_verdicts(center: float, spread: float, word: str) -> None:
 def test_tost_errs_at_its_level() -> None:
     """At a true loss of exactly the margin, 'no worse' is said in 5 % of experiments."""
     rng = np.random.default_rng(1)
-    words = [
-        metrics.tost(rng.normal(rng.normal(-0.001, 0.0005), 0.0005, 400), 0.001).word for _ in range(800)
-    ]
+    words = [tost(rng.normal(rng.normal(-0.001, 0.0005), 0.0005, 400), 0.001).word for _ in range(800)]
     said = sum(word in ("equivalent", "no worse") for word in words)
     assert 0.03 < said / 800 < 0.075
 
 
 def test_small_things() -> None:
-    assert metrics.interval(np.array([math.nan] * 5 + [1.0] * 9), 0.9) is None
-    assert metrics.entropy(0.0) == 0.0 and metrics.entropy(0.5) == pytest.approx(math.log(2))
-    assert math.isnan(metrics.normalised_entropy(0.1, 0.0))
-    low, high = metrics.wilson(0, 20)
+    assert interval(np.array([math.nan] * 5 + [1.0] * 9), 0.9) is None
+    assert entropy(0.0) == 0.0 and entropy(0.5) == pytest.approx(math.log(2))
+    assert math.isnan(normalised_entropy(0.1, 0.0))
+    low, high = wilson(0, 20)
     assert low == 0.0 and high == pytest.approx(stats.beta(1, 21).ppf(0.975), abs=0.02)
-    assert metrics.wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 0) == (0.0, 1.0)
     assert summarise(np.ones(COARSE), np.zeros(COARSE), np.ones(CURVE), 1.0, np.zeros(COARSE, int)) == {}

@@ -42,8 +42,14 @@ def uniform_column(sample_id: Column, *, seed: int, purpose: str) -> Column:
     """Uniform draws in [0, 1), double, as a column expression."""
     from pyspark.sql import functions as F
 
-    mixed = F.xxhash64(F.lit(salt(seed, purpose)).cast("bigint"), sample_id.cast("bigint"))
-    return F.shiftrightunsigned(mixed, 11).cast("double") * F.lit(2.0**-53)
+    return unit_interval(F.xxhash64(F.lit(salt(seed, purpose)).cast("bigint"), sample_id.cast("bigint")))
+
+
+def unit_interval(hashed: Column) -> Column:
+    """A hash (bigint, all 64 bits random) as a double in [0, 1), from its upper 53 bits."""
+    from pyspark.sql import functions as F
+
+    return F.shiftrightunsigned(hashed, 11).cast("double") * F.lit(2.0**-53)
 
 
 def _xxhash64_long(value: np.ndarray, seed: np.ndarray) -> np.ndarray:

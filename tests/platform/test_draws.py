@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sie_spark.training.draws import uniform
+from sie_spark.platform.draws import uniform
 
 IDS = np.concatenate([np.array([0, 1, -1, 2**63 - 1, -(2**63)]), np.arange(200_000) * 7919])
 
@@ -33,7 +33,7 @@ def test_purposes_and_seeds_are_independent() -> None:
 def test_column_equals_numpy_bit_for_bit(spark: Any) -> None:
     from pyspark.sql import functions as F
 
-    from sie_spark.training.draws import uniform_column
+    from sie_spark.platform.draws import uniform_column
 
     ids = IDS[:5000]
     frame = spark.createDataFrame([(int(i),) for i in ids], "id bigint")
