@@ -17,6 +17,7 @@ from sie_spark import __version__
 from sie_spark.pipeline import STAGES, UPKEEP, run_all, run_stage
 from sie_spark.platform import doctor
 from sie_spark.platform.config import Config, load_config
+from sie_spark.platform.config.base import Settings
 from sie_spark.platform.config.reference import reference, schema
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, PlatformError, SieError
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _settings(options: argparse.Namespace) -> int:
     """What a YAML file may hold, as text or as JSON Schema."""
     try:
-        text = json.dumps(schema(), indent=1) if options.schema else reference(options.name)
+        text = json.dumps(schema(), indent=1) if options.schema else reference(options.name, _options())
     except ConfigError as error:
         Progress().error(str(error), error.remedy)
         return WRONG_USAGE
@@ -109,6 +110,14 @@ def _settings(options: argparse.Namespace) -> int:
     except BrokenPipeError:  # a pager that was closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
+
+
+def _options() -> dict[str, type[Settings]]:
+    """What the policies know beside the settings that all share."""
+    from sie_spark.weighting.registry import POLICIES
+
+    known = {name: POLICIES[name].options for name in sorted(POLICIES)}
+    return {f"weighting.options (policy {name})": held for name, held in known.items() if held.model_fields}
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, str | None, dict[str, Any]]:

@@ -56,7 +56,7 @@ def run_all(ctx: Context, tracker: Tracker, *, simulate: bool) -> tuple[StageRes
         before any work, for a policy, a scorer or a model that does not exist.
     """
     from sie_spark.models.registry import check_model  # torch: a stage without it should not wait for it
-    from sie_spark.weighting.weigh import check_choices
+    from sie_spark.weighting.arms import check_choices
 
     check_choices(ctx.config)
     check_model(ctx.config.model)

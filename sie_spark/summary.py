@@ -7,7 +7,6 @@ from typing import Any
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.result import StageResult
 
-ARMS = {"full": "all rows", "weighted": "weighted subset", "random": "random subset"}
 MEASURES = {"auc": ".4f", "ne": ".4f", "logloss": ".4f", "calibration": ".3f"}
 
 
@@ -16,7 +15,7 @@ def show(progress: Progress, result: StageResult, details: dict[str, Any]) -> No
     metrics = result.metrics
     intervals: dict[str, Any] = details.get("intervals", {})
     rows = []
-    for arm, title in ARMS.items():
+    for arm, title in details.get("titles", {}).items():
         if f"auc_{arm}" not in metrics:
             continue
         cells = [title]

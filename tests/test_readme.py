@@ -23,7 +23,9 @@ def record(event: str, ts: int, sku: str, **values: object) -> dict:
 
 @pytest.mark.spark
 def test_the_yaml_of_readme_takes_a_log_to_samples(make_context, tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    log_yaml, arms_yaml = re.findall(
+        r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     bought = [
         record("view", 0, "a"),
         record("view", 0, "b", rank=2),
@@ -38,7 +40,7 @@ def test_the_yaml_of_readme_takes_a_log_to_samples(make_context, tmp_path: Path)
     ]
     wrong = [record("view", 1, "d", price="-1"), record("hover", 2, "d"), "{"]
     log = write(tmp_path / "log.json", *bought, *others, *wrong, bought[0])
-    data = yaml.safe_load(text)
+    data = yaml.safe_load(log_yaml) | yaml.safe_load(arms_yaml)
     data["dataset"]["source"]["path"] = str(log)
     ctx = make_context(data)
     read = ingest.run(ctx).rows

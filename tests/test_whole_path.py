@@ -199,7 +199,7 @@ def test_spark_submit_gives_the_tables_of_local_mode(
     (tmp_path / "history").mkdir()
     cluster, (_, local) = tmp_path / "cluster", executed
     settings = [
-        word for pair in (*SMALL, "training.processes=2", "arms.full=false") for word in ("--set", pair)
+        word for pair in (*SMALL, "training.processes=2", "arms.full=null") for word in ("--set", pair)
     ]
     progress = run(
         [

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sie_spark.platform.arms import TITLES
-
 CALIBRATED = (0.9, 1.1)  # ratios of predicted to observed clicks that need no word
 FEW_POSITIVES = 2000
 FEW_GROUPS = 20
@@ -13,12 +11,12 @@ FEW_GROUPS = 20
 
 def cautions(judged: dict[str, Any], *, split_by: str) -> list[str]:
     """Sentences about the arms of ``judged`` (the details of stage evaluate), the gravest first."""
-    said = []
+    said, titles = [], judged["titles"]
     for arm, values in judged["arms"].items():
         area, entropy = values.get("auc"), values.get("ne")
         if (area is not None and area < 0.5) or (entropy is not None and entropy > 1.0):
             said.append(
-                f"The model on {TITLES[arm]} is no better than a constant: normalised entropy {entropy:.3g},"
+                f"The model on {titles[arm]} is no better than a constant: normalised entropy {entropy:.3g},"
                 f" AUC {area:.4f}. Do not use it; try other training.learning_rate, training.epochs or model.name."
             )
     reasons = dict.fromkeys(entry["no_verdict"] for entry in judged["differences"] if "no_verdict" in entry)
@@ -40,7 +38,7 @@ def cautions(judged: dict[str, Any], *, split_by: str) -> list[str]:
         ratio = values.get("calibration")
         if ratio is not None and not CALIBRATED[0] <= ratio <= CALIBRATED[1]:
             said.append(
-                f"The model on {TITLES[arm]} predicts {ratio:.2f} clicks for each one observed:"
+                f"The model on {titles[arm]} predicts {ratio:.2f} clicks for each one observed:"
                 " recalibrate it before use."
             )
     if judged["positives"] < FEW_POSITIVES:

@@ -19,6 +19,8 @@ from sie_spark.evaluation.replicates import replicate_group_auc, replicate_metri
 from sie_spark.features.samples import encoder, split_rows
 from sie_spark.metrics.intervals import interval, tost
 from sie_spark.models.store import check_encoder, current_model, require_model
+from sie_spark.platform.arms import pairs, titles
+from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError, worker_error
 from sie_spark.platform.result import StageResult, TableRef
@@ -37,7 +39,6 @@ REPORTED = (
     "ne",
     "calibration",
 )  # of these, StageResult.metrics has one an arm
-PAIRS = (("weighted", "full"), ("weighted", "random"), ("random", "full"))
 KEEP = ("sample_id", "group_id", "position", "label", "sampling_rate", "event_date")
 SLICED = ("item_id", "user_id")
 LEAST_CLUSTERS = 20  # effective ones; with 2 to 5, 95 % intervals held the truth in 63 to 90 of 100 logs
@@ -56,7 +57,7 @@ def run(ctx: Context) -> StageResult:
     samples = ctx.catalog.ref("samples")
     arms = find_arms(ctx)
     fingerprint = ctx.fingerprint(
-        JOB, "evaluation", samples=samples.content, models={arm.arm: arm.digest for arm in arms}
+        JOB, "evaluation", "arms", samples=samples.content, models={arm.arm: arm.digest for arm in arms}
     )
     inputs = {"samples": samples}
     done = ctx.finished(JOB, fingerprint, table="metrics")
@@ -68,7 +69,9 @@ def run(ctx: Context) -> StageResult:
     rows, positives = _check_labels(ctx, test)
     ctx.progress.say(f"evaluate: {len(arms)} arms on {rows:,} test rows, {positives:,} of them positive")
     outputs = {"predictions": _predict(ctx, test, arms, fingerprint)}
+    called = titles(ctx.config.arms)
     details = {
+        "titles": {arm.arm: called[arm.arm] for arm in arms},
         "rows": rows,
         "positives": positives,
         "margin": ctx.config.evaluation.margin,
@@ -90,10 +93,13 @@ def run(ctx: Context) -> StageResult:
 
 
 def find_arms(ctx: Context) -> list[ArmModel]:
-    """The weighted model and, where they are switched on and fitted, those of the comparison arms."""
-    wanted = {"full": ctx.config.arms.full, "weighted": True, "random": ctx.config.arms.random}
-    found = [saved for arm, on in wanted.items() if on and (saved := current_model(ctx.root, arm))]
-    require_model(ctx.root, "weighted")
+    """The current models of the configured arms, in the order in which people see them.
+
+    The candidate has to be there; the others may not have been fitted yet.
+    """
+    arms = list(titles(ctx.config.arms))
+    require_model(ctx.root, CANDIDATE if CANDIDATE in arms else arms[0])
+    found = [saved for arm in arms if (saved := current_model(ctx.root, arm))]
     encoded, _ = encoder(ctx)
     for saved in found:
         check_encoder(saved, encoded)
@@ -227,9 +233,7 @@ def differences(
     Where nothing can be concluded an entry has ``no_verdict``, a sentence that says why, and no ``verdict``.
     """
     compared = []
-    for first, second in PAIRS:
-        if "auc" not in point.get(first, {}) or "auc" not in point.get(second, {}):
-            continue
+    for first, second in pairs([arm for arm, values in point.items() if "auc" in values]):
         bound = sum(point[arm]["auc_error_bound"] for arm in (first, second))
         entry: dict[str, Any] = {
             "name": f"{first} - {second}",

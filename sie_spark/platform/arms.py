@@ -1,5 +1,25 @@
-"""The arms that are compared, in the order in which they are shown, and what people call them."""
+"""One place for what the arms are called, in which order they stand, and which are compared."""
 
 from __future__ import annotations
 
-TITLES = {"full": "all rows", "weighted": "important rows, corrected", "random": "random rows"}
+from collections.abc import Mapping
+
+from sie_spark.platform.config.arms import BASELINE, CANDIDATE, REFERENCE, Arm
+
+
+def titles(arms: Mapping[str, Arm]) -> dict[str, str]:
+    """Name -> title, in the order in which people see them: all rows, the candidate, the others."""
+    first = [name for name in (REFERENCE, CANDIDATE) if name in arms]
+    order = [*first, *(name for name in arms if name not in first)]
+    return {name: arms[name].title or name.replace("_", " ") for name in order}
+
+
+def pairs(names: list[str]) -> list[tuple[str, str]]:
+    """Which differences are shown: the candidate against all rows and random ones, then the others."""
+    wanted = [(CANDIDATE, REFERENCE), (CANDIDATE, BASELINE)]
+    for name in names:
+        if name not in (CANDIDATE, REFERENCE):
+            wanted.append((name, REFERENCE))
+            if name != BASELINE:
+                wanted.append((name, BASELINE))
+    return [(first, second) for first, second in wanted if first in names and second in names]

@@ -7,13 +7,20 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sie_spark.platform.arms import TITLES as ARMS
+from sie_spark.platform.config.arms import BASELINE, CANDIDATE, REFERENCE
 
 # Okabe and Ito's palette
-COLOURS = {"full": "#0072B2", "weighted": "#D55E00", "random": "#595959"}
-MARKS = {"full": "o", "weighted": "s", "random": "^"}
+STYLES = {REFERENCE: ("#0072B2", "o"), CANDIDATE: ("#D55E00", "s"), BASELINE: ("#595959", "^")}
+OTHERS = (("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#000000", "X"), ("#56B4E9", "*"))
+SHORT = {CANDIDATE: "important", REFERENCE: "all", BASELINE: "random"}
 CLICK, NO_CLICK = "#D55E00", "#56B4E9"
 SIZE = (4.7, 3.2)  # inches: text stays legible at the width of a phone
+
+
+def style(arm: str, arms: Sequence[str]) -> tuple[str, str]:
+    """Colour and mark of an arm among ``arms``; those beside the default three take turns."""
+    others = [name for name in arms if name not in STYLES]
+    return STYLES[arm] if arm in STYLES else OTHERS[others.index(arm) % len(OTHERS)]
 
 
 def draw(paint: Callable[[Any], None], label: str, *, size: tuple[float, float] = SIZE) -> str:
@@ -51,7 +58,7 @@ def draw(paint: Callable[[Any], None], label: str, *, size: tuple[float, float] 
     return svg.replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1)
 
 
-def calibration(curves: dict[str, list[dict[str, float]]]) -> str:
+def calibration(curves: dict[str, list[dict[str, float]]], titles: dict[str, str]) -> str:
     """Observed click rate against predicted probability, by arm."""
 
     def paint(axes: Any) -> None:
@@ -67,17 +74,18 @@ def calibration(curves: dict[str, list[dict[str, float]]]) -> str:
                 [max(point["rate"] - point["low"], 0) for point in shown],
                 [max(point["high"] - point["rate"], 0) for point in shown],
             ]
-            bars = errors if arm == "weighted" else None
+            bars = errors if arm == CANDIDATE else None
+            colour, mark = style(arm, list(titles))
             axes.errorbar(
                 [point["p"] for point in shown],
                 rates,
                 yerr=bars,
-                color=COLOURS[arm],
-                marker=MARKS[arm],
+                color=colour,
+                marker=mark,
                 markersize=4,
                 linewidth=1,
                 elinewidth=0.8,
-                label=ARMS[arm],
+                label=titles[arm],
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -90,32 +98,37 @@ def calibration(curves: dict[str, list[dict[str, float]]]) -> str:
     return draw(paint, "Observed click rate against predicted click probability for each model")
 
 
-def differences(entries: Sequence[dict[str, Any]], margin: float) -> str:
+def differences(entries: Sequence[dict[str, Any]], margin: float, arms: Sequence[str]) -> str:
     """AUC differences with their intervals beside the margin."""
 
     def paint(axes: Any) -> None:
-        names = {"weighted": "important", "full": "all", "random": "random"}
         shown = [entry for entry in entries if "low" in entry]
         axes.axvline(0, color="#777", linewidth=1)
         axes.axvspan(-margin, margin, color="#009E73", alpha=0.2, linewidth=0, label=f"margin ±{margin:g}")
         for place, entry in enumerate(reversed(shown)):
-            arm = entry["name"].split(" - ")[0]
+            colour, mark = style(entry["name"].split(" - ")[0], arms)
             axes.errorbar(
                 entry["value"],
                 place,
                 xerr=[[max(entry["value"] - entry["low"], 0)], [max(entry["high"] - entry["value"], 0)]],
-                color=COLOURS[arm],
-                marker=MARKS[arm],
+                color=colour,
+                marker=mark,
                 capsize=4,
             )
-        labels = [" − ".join(names[arm] for arm in entry["name"].split(" - ")) for entry in reversed(shown)]
+        labels = [
+            " − ".join(SHORT.get(arm, arm) for arm in entry["name"].split(" - ")) for entry in reversed(shown)
+        ]
         axes.set_yticks(range(len(shown)), labels)
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_xlabel("difference in AUC (95 % interval)")
         axes.grid(axis="y", visible=False)
         axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
-    return draw(paint, "Differences in AUC between the models, with 95 % intervals", size=(4.7, 2.4))
+    return draw(
+        paint,
+        "Differences in AUC between the models, with 95 % intervals",
+        size=(4.7, 1.2 + 0.4 * len(entries)),
+    )
 
 
 def histogram(rows: Sequence[dict[str, Any]], xlabel: str, label: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from sie_spark.platform.arms import TITLES as ARMS
+from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.result import ordered_cautions
 from sie_spark.report import figures, words
 from sie_spark.report.words import number, ratio
@@ -69,7 +69,7 @@ def render(facts: Facts) -> str:
 
 def view(facts: Facts) -> dict[str, Any]:
     """What the template shows, as text ready to print."""
-    evaluated, weighed = facts.of("evaluate"), facts.of("weigh").get("arms", {}).get("weighted", {})
+    evaluated, weighed = facts.of("evaluate"), facts.of("weigh").get("arms", {}).get(CANDIDATE, {})
     verdict = words.headline(evaluated)
     clusters = evaluated.get("clusters", {})
     group = clusters.get("group", "group")
@@ -89,7 +89,8 @@ def view(facts: Facts) -> dict[str, Any]:
         "figures": _figures(facts),
         "kept_facts": _kept_facts(weighed),
         "cautions": facts.cautions(),
-        "slices": _slices(evaluated.get("slices", [])),
+        "slices": _slices(evaluated.get("slices", []), list(evaluated.get("titles", {}))),
+        "titles": list(evaluated.get("titles", {}).values()),
         "score": str(facts.importance.get("score", "score")).replace("_", " "),
         "top": _top(facts.of("weigh").get("top", [])),
         "selection": _selection(facts.of("encode").get("selection", {})),
@@ -112,7 +113,7 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
     evaluated, fits = facts.of("evaluate"), facts.of("retrain").get("arms", {})
     group = evaluated.get("clusters", {}).get("group", "group")
     rows = []
-    for arm, title in ARMS.items():
+    for arm, title in evaluated.get("titles", {}).items():
         values = evaluated.get("arms", {}).get(arm)
         if not values:
             continue
@@ -129,19 +130,28 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
             cells.append({"label": label, "value": shown, "span": text})
         time = words.seconds(fit["seconds"]) if "seconds" in fit else "–"
         cells.append({"label": "Fit", "value": time, "span": ""})
-        rows.append({"key": arm, "title": title, "colour": figures.COLOURS[arm], "cells": cells})
+        rows.append(
+            {
+                "key": arm,
+                "title": title,
+                "colour": figures.style(arm, list(evaluated["titles"]))[0],
+                "cells": cells,
+            }
+        )
     return rows
 
 
 def _figures(facts: Facts) -> dict[str, str]:
     evaluated, found = facts.of("evaluate"), {}
-    shown = [arm for arm in ARMS if arm in evaluated.get("arms", {})]
-    curves = {arm: evaluated.get("curves", {}).get(arm) for arm in shown}
+    titles = evaluated.get("titles", {})
+    curves = {arm: evaluated.get("curves", {}).get(arm) for arm in titles}
     curves = {arm: curve for arm, curve in curves.items() if curve and any(p["rate"] > 0 for p in curve)}
     if curves:
-        found["calibration"] = figures.calibration(curves)
+        found["calibration"] = figures.calibration(curves, titles)
     if any("low" in entry for entry in evaluated.get("differences", [])):
-        found["differences"] = figures.differences(evaluated["differences"], evaluated["margin"])
+        found["differences"] = figures.differences(
+            evaluated["differences"], evaluated["margin"], list(titles)
+        )
     if facts.importance.get("histogram"):
         name = str(facts.importance["score"]).replace("_", " ")
         found["score"] = figures.histogram(
@@ -179,7 +189,7 @@ def _kept_facts(weighed: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _slices(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _slices(entries: list[dict[str, Any]], arms: list[str]) -> list[dict[str, Any]]:
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in entries:
         if (entry["kind"], entry["slice"]) == ("day", NO_DAY):
@@ -202,7 +212,7 @@ def _slices(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
                 else f"{kind.removesuffix('_id')}: {text}",
                 "rows": f"{row['rows']:,.0f}",
                 "clicks": f"{row['clicks']:,.0f}",
-                **{arm: row.get(arm, "–") for arm in ARMS},
+                "arms": [row.get(arm, "–") for arm in arms],
             }
         )
     return rows
@@ -248,7 +258,7 @@ def _selection(found: dict[str, Any]) -> dict[str, Any]:
 
 def _flow(facts: Facts) -> list[dict[str, Any]]:
     ingest, labels = facts.of("ingest").get("rows", {}), facts.of("encode").get("labels", {})
-    weighed = facts.of("weigh").get("arms", {}).get("weighted", {})
+    weighed = facts.of("weigh").get("arms", {}).get(CANDIDATE, {})
     steps: list[tuple[str, str, float | None]] = [
         ("records read", "all", ingest.get("read")),
         ("set aside (quarantine)", "lost", ingest.get("quarantined")),

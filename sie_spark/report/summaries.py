@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.context import Context
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def importance(ctx: Context) -> dict[str, Any]:
     if known.get("versions") == versions and known.get("score") == ctx.config.weighting.score:
         return known
     scores = catalog.read("scores", version=versions[0])
-    kept = catalog.read("training_set", version=versions[1]).where("arm = 'weighted'")
+    kept = catalog.read("training_set", version=versions[1]).where(f"arm = '{CANDIDATE}'")
     if column not in scores.columns:
         return {}
     found = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sie_spark.platform.config.arms import BASELINE, CANDIDATE, REFERENCE
+
 DERIVED = ("hist_", "count_", "rate_")
 VERDICTS = {
     "equivalent": ("good", "✓", "As good as all rows", "less than {margin} either way"),
@@ -37,11 +39,15 @@ class Headline:
 def headline(evaluated: dict[str, Any]) -> Headline:
     """The verdict over weighted against full, at the margin that was set before."""
     margin = _plain(evaluated.get("margin", 0.001))
-    entry = next((e for e in evaluated.get("differences", []) if e["name"] == "weighted - full"), None)
+    entry = next(
+        (e for e in evaluated.get("differences", []) if e["name"] == f"{CANDIDATE} - {REFERENCE}"), None
+    )
     if not evaluated.get("arms"):
         return Headline("open", "–", "Not evaluated yet", "Run 'sie evaluate' to judge the subset.")
     if entry is None:
-        return Headline("open", "?", "No comparison", "The model on all rows was switched off (arms.full).")
+        return Headline(
+            "open", "?", "No comparison", f"One of the arms '{CANDIDATE}' and '{REFERENCE}' is switched off."
+        )
     change = signed(entry["value"])
     if "no_verdict" in entry:
         reason = entry["no_verdict"]
@@ -65,14 +71,14 @@ def summary(kept: dict[str, Any], evaluated: dict[str, Any]) -> str:
     if kept.get("rows"):
         share = f"{kept['kept_fraction']:.1%}".replace("%", " %")
         parts.append(f"Kept {kept['kept']:,} of {kept['rows']:,} training rows ({share})")
-    if "weighted" in arms:
-        text = f"AUC {ratio(arms['weighted'].get('auc'))}{_span(evaluated, 'auc_weighted')}"
-        if "full" in arms:
-            text += f" against {ratio(arms['full'].get('auc'))} with all rows"
+    if CANDIDATE in arms:
+        text = f"AUC {ratio(arms[CANDIDATE].get('auc'))}{_span(evaluated, f'auc_{CANDIDATE}')}"
+        if REFERENCE in arms:
+            text += f" against {ratio(arms[REFERENCE].get('auc'))} with all rows"
         parts.append(text)
-        parts.append(f"calibration {number(arms['weighted'].get('calibration'), 2)}")
-    if "random" in arms:
-        parts.append(f"the same number of random rows: {ratio(arms['random'].get('auc'))}")
+        parts.append(f"calibration {number(arms[CANDIDATE].get('calibration'), 2)}")
+    if BASELINE in arms:
+        parts.append(f"the same number of random rows: {ratio(arms[BASELINE].get('auc'))}")
     return "; ".join(parts) + "." if parts else ""
 
 

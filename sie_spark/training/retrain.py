@@ -1,4 +1,4 @@
-"""Stage ``retrain``: the same fit on the weighted subset, and on the comparison arms that are switched on."""
+"""Stage ``retrain``: the same fit on the rows of every arm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from sie_spark.features.samples import encoder, split_rows
 from sie_spark.models.store import SavedModel, current_model, require_model, set_current
+from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import StageOrderError
 from sie_spark.platform.result import StageResult, TableRef
@@ -15,29 +16,30 @@ from sie_spark.training.train import reference_fingerprint
 
 
 def run(ctx: Context) -> StageResult:
-    """Fit ``models/weighted`` and, as ``arms`` says, ``models/random`` and ``models/full``."""
+    """Fit ``models/<arm>`` of every arm."""
     subset, samples = ctx.catalog.ref("training_set"), ctx.catalog.ref("samples")
     encoded, spec = encoder(ctx)
     check_subset(ctx, encoded)
     done: dict[str, Any] = {}
     fresh = False
-    for arm in arms(ctx):
-        source = samples if arm == "full" else subset
+    for arm, settings in ctx.config.arms.items():
+        whole = settings.rows == "all"
+        source = samples if whole else subset
         fingerprint = ctx.fingerprint(
             "retrain", "model", "training", arm=arm, source=source.content, encoder=encoded
         )
         if not up_to_date(ctx, arm, fingerprint):
             fresh = True
-            if arm == "full" and same_as_reference(ctx, samples, encoded):
-                _adopt_reference(ctx, fingerprint)
+            if whole and same_as_reference(ctx, samples, encoded):
+                _adopt_reference(ctx, arm, fingerprint)
             else:
                 frame = (
                     split_rows(ctx, samples.version, "train")
-                    if arm == "full"
+                    if whole
                     else ctx.catalog.read("training_set", version=subset.version).where(f"arm = '{arm}'")
                 )
                 fit_arm(ctx, arm, frame, fingerprint=fingerprint, encoded=(encoded, spec))
-            if arm == "weighted":  # the one that is meant to be served
+            if arm == CANDIDATE:  # the one that is meant to be served
                 publish_arm(ctx, arm)
         done[arm] = require_model(ctx.root, arm).details
     details = {"arms": done}
@@ -51,15 +53,6 @@ def run(ctx: Context) -> StageResult:
     return StageResult(inputs=inputs, metrics=metrics, details=details, skipped=not fresh)
 
 
-def arms(ctx: Context) -> list[str]:
-    """The arms this configuration fits."""
-    return [
-        "weighted",
-        *(["random"] if ctx.config.arms.random else []),
-        *(["full"] if ctx.config.arms.full else []),
-    ]
-
-
 def same_as_reference(ctx: Context, samples: TableRef, encoded: str) -> bool:
     """Whether the pilot was fitted on all rows with the arm's own settings: the full arm is then that model."""
     pilot, training = ctx.config.pilot, ctx.config.training
@@ -70,13 +63,13 @@ def same_as_reference(ctx: Context, samples: TableRef, encoded: str) -> bool:
     return found is not None and found.fingerprint == reference_fingerprint(ctx, samples, encoded)
 
 
-def _adopt_reference(ctx: Context, fingerprint: str) -> None:
+def _adopt_reference(ctx: Context, arm: str, fingerprint: str) -> None:
     found = require_model(ctx.root, "reference")
     ctx.progress.say(
-        "fit 'full': the reference model was fitted on all rows with the same settings; it is that model"
+        f"fit '{arm}': the reference model was fitted on all rows with the same settings; it is that model"
     )
     details = {**found.details, "same_as": "reference"}
-    set_current(ctx.root, SavedModel("full", fingerprint, found.path, details, found.encoder))
+    set_current(ctx.root, SavedModel(arm, fingerprint, found.path, details, found.encoder))
 
 
 def check_subset(ctx: Context, encoded: str) -> None:

@@ -27,7 +27,6 @@ from sie_spark.platform.result import StageResult
 JOB = "forget"
 VIEW = "_sie_forget"
 FORGOTTEN = ("state", "forgotten.json")  # what was noted of each person, by a hash of their keyed hash
-ARMS = ("reference", "full", "weighted", "random")
 
 
 def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
@@ -219,9 +218,13 @@ def _learners(ctx: Context, removed: dict[str, int]) -> dict[str, Any]:
     """Training sets and models that had seen the user: trained from tables that held them."""
     sets = [table for table in ("samples", "scores", "training_set") if table in removed]
     models = {}
-    for arm in ARMS:
+    kept = {name for name, arm in ctx.config.arms.items() if arm.rows == "kept"}
+    for arm in ctx.root.entries("models"):
         pointer = ctx.root.read_json("models", arm, "current.json")
-        table = "samples" if arm in ("reference", "full") else "training_set"
-        if pointer is not None and table in removed:
+        # a model of an arm that is not configured any more may have seen either table
+        tables = {"training_set"} if arm in kept else {"samples"}
+        if arm not in (*ctx.config.arms, "reference"):
+            tables = {"training_set", "samples"}
+        if pointer is not None and tables & set(removed):
             models[arm] = pointer.get("fingerprint", "unknown")
     return {"training_sets": sets, "models": models}

@@ -7,14 +7,35 @@ from typing import Any
 
 import numpy as np
 
-from sie_spark.platform.config import Weighting
+from sie_spark.importance.registry import SCORERS
+from sie_spark.platform.config import Config
+from sie_spark.platform.config.base import Settings, validate
 from sie_spark.platform.config.load import digest
+from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.sampling_rate import SamplingRate, correction_of
 from sie_spark.weighting.registry import POLICIES, WeightPolicy
-from sie_spark.weighting.solving_sample import SolvingSample
+from sie_spark.weighting.solving_sample import SolvingSample, columns_of
 from sie_spark.weighting.terms import NUMPY, Decision, Row
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an arm asks for: a policy, what it reads and its options, checked."""
+
+    name: str
+    policy: WeightPolicy
+    score: str
+    budget: float
+    options: Settings
+    as_many_as: str | None
+
+    @property
+    def columns(self) -> set[str]:
+        """Columns of ``scores`` that the policy, or the one it falls back to, reads."""
+        policies = [self.policy, *([POLICIES[self.policy.fallback]] if self.policy.fallback else [])]
+        return {column for one in policies for column in columns_of(one.reads, self.score).values()}
 
 
 @dataclass(frozen=True)
@@ -23,11 +44,17 @@ class Arm:
 
     name: str
     policy: WeightPolicy
+    score: str
     constants: dict[str, float]
     rate: SamplingRate
     expected_fraction: float
     pi_quantiles: dict[str, float]
     note: str = ""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Part of a row -> column of ``scores``."""
+        return columns_of(self.policy.reads, self.score)
 
     @property
     def policy_version(self) -> str:
@@ -58,39 +85,87 @@ class Arm:
         }
 
 
-def plan_arms(settings: Weighting, sample: SolvingSample, *, random: bool) -> list[Arm]:
-    """Arm ``weighted`` and, where wanted, ``random`` with the same expected number of rows."""
-    chosen, note = choose_policy(settings, sample)
-    arms = [_arm("weighted", chosen, settings, sample, note)]
-    if random:
-        share = min(1.0, arms[0].expected_fraction)
-        same = settings.model_copy(update={"budget": share})
-        arms.append(_arm("random", POLICIES["random"], same, sample, ""))
-    return arms
+def planned(config: Config) -> list[Plan]:
+    """The arms that keep rows, those that follow another one last.
+
+    Raises
+    ------
+    ConfigError
+        for a policy, score or option that does not exist, or a score that the score stage does not compute or
+        that the policy cannot use.
+    """
+    plans = []
+    for name, arm in config.arms.items():
+        if arm.rows == "all":
+            continue
+        policy = POLICIES[arm.policy or config.weighting.policy]
+        own = arm.options if arm.options is not None else {}
+        shared = config.weighting.options if policy.name == config.weighting.policy else {}
+        options = validate(policy.options, {**shared, **own}, where=f"options of policy {policy.name}")
+        score = arm.score or config.weighting.score
+        budget = arm.budget or config.weighting.budget
+        plan = Plan(name, policy, score, budget, options, arm.as_many_as)
+        _check_score(plan, config)
+        plans.append(plan)
+    return sorted(plans, key=lambda plan: plan.as_many_as is not None)
 
 
-def choose_policy(settings: Weighting, sample: SolvingSample) -> tuple[WeightPolicy, str]:
-    """The policy asked for, or capped local case-control where the positives alone exceed the budget."""
-    chosen = POLICIES[settings.policy]
-    positives = float(np.mean(sample.row.label > 0))
-    if chosen.name == "rare_event" and positives >= settings.budget < 1:
-        note = (
-            f"positives are {positives:.1%} of the rows, more than the budget of {settings.budget:.1%}: keeping all "
-            "of them is impossible, capped local case-control is used instead of rare_event"
+def _check_score(plan: Plan, config: Config) -> None:
+    SCORERS[plan.score]  # an unknown name is refused
+    if "score" in plan.policy.reads and plan.score not in config.importance.scorers:
+        raise ConfigError(
+            f"arm '{plan.name}' weighs by score '{plan.score}', which importance.scorers does not compute",
+            remedy=f"add '{plan.score}' to importance.scorers, or choose one of "
+            f"{', '.join(config.importance.scorers)}",
         )
-        return POLICIES["local_case_control"], note
-    return chosen, ""
 
 
-def _arm(name: str, chosen: WeightPolicy, settings: Weighting, sample: SolvingSample, note: str) -> Arm:
-    constants = chosen.solve(sample.row, settings)
-    decision = chosen.decide(sample.row, constants, NUMPY)
+def check_choices(config: Config) -> None:
+    """Raise :class:`ConfigError` for scorers, and policies with their scores and options, that do not fit."""
+    for name in config.importance.scorers:
+        SCORERS[name]  # an unknown name is refused
+    planned(config)
+
+
+def solve_arms(plans: list[Plan], sample: SolvingSample) -> list[Arm]:
+    """Every arm with its constants; an arm ``as_many_as`` another takes the share that that one expects.
+
+    Raises
+    ------
+    ConfigError
+        where a score is negative and the policy needs one that is not.
+    """
+    arms: dict[str, Arm] = {}
+    for plan in plans:
+        budget = min(1.0, arms[plan.as_many_as].expected_fraction) if plan.as_many_as else plan.budget
+        arms[plan.name] = _arm(replace(plan, budget=budget), sample)
+    return list(arms.values())
+
+
+def _arm(plan: Plan, sample: SolvingSample) -> Arm:
+    policy, options = plan.policy, plan.options
+    row = sample.row(plan.score)
+    note = policy.unfit(row, plan.budget)
+    if note and policy.fallback:
+        policy = POLICIES[policy.fallback]
+        shared = {
+            name: value for name, value in options.model_dump().items() if name in policy.options.model_fields
+        }
+        options = validate(policy.options, shared, where=f"options of policy {policy.name}")
+    if "score" in policy.reads and not policy.signed and row.score.min() < 0:
+        raise ConfigError(
+            f"weighting.score: '{plan.score}' takes negative values, which policy '{policy.name}' cannot use",
+            remedy="choose a score that is at least 0: grad_norm, error, loss or entropy",
+        )
+    constants = policy.solve(row, plan.budget, options)
+    decision = policy.decide(row, constants, NUMPY)
     at = np.quantile(decision.pi, QUANTILES)
     return Arm(
-        name=name,
-        policy=chosen,
+        name=plan.name,
+        policy=policy,
+        score=plan.score,
         constants=constants,
-        rate=_rate(sample, by_weight=chosen.corrects_by == "weight"),
+        rate=_rate(sample, by_weight=policy.corrects_by == "weight"),
         expected_fraction=float(np.mean(decision.pi)),
         pi_quantiles={f"{q:g}": float(value) for q, value in zip(QUANTILES, at, strict=True)},
         note=note,
@@ -101,7 +176,7 @@ def _rate(sample: SolvingSample, *, by_weight: bool) -> SamplingRate:
     """The log's own rate: inverse weights under Horvitz-Thompson, an offset where it is one number a class."""
     if bool(np.all(sample.rate == 1.0)):
         return SamplingRate()
-    positive = sample.row.label > 0
+    positive = sample.label > 0
     if by_weight or not positive.any() or positive.all():
         return SamplingRate(weight_by_rate=True)
     one, zero = sample.rate[positive], sample.rate[~positive]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.draws import uniform_column
 from sie_spark.weighting.arms import Arm
 from sie_spark.weighting.terms import SPARK, Row
@@ -11,16 +12,19 @@ from sie_spark.weighting.terms import SPARK, Row
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-PURPOSES = {"weighted": "keep", "random": "keep_random"}
+
+def purpose(arm: str) -> str:
+    """Of the draw that keeps an arm's rows: arms are drawn independently of each other."""
+    return "keep" if arm == CANDIDATE else f"keep_{arm}"
 
 
-def kept_rows(scores: DataFrame, arms: list[Arm], column: str, *, seed: int) -> DataFrame:
+def kept_rows(scores: DataFrame, arms: list[Arm], *, seed: int) -> DataFrame:
     """Sample columns of the kept rows with arm, pi, offset, weight, seed, policy and policy_version."""
     from pyspark.sql import functions as F
 
     added = {"p", "logit_grad_norm", "scorer_version"}
     samples = [name for name in scores.columns if name not in added and not name.startswith("score_")]
-    chosen = F.filter(F.array(*(_arm(arm, scores, column, seed) for arm in arms)), lambda arm: arm["keep"])
+    chosen = F.filter(F.array(*(_arm(arm, seed) for arm in arms)), lambda arm: arm["keep"])
     return scores.select(*samples, F.inline(chosen)).drop("keep")
 
 
@@ -42,13 +46,13 @@ def summary_columns(arms: list[str]) -> list[Column]:
     return columns
 
 
-def _arm(arm: Arm, scores: DataFrame, column: str, seed: int) -> Column:
+def _arm(arm: Arm, seed: int) -> Column:
     from pyspark.sql import functions as F
 
-    score = F.col(column) if column in scores.columns else F.lit(0.0)
-    row = Row(F.col("label").cast("double"), F.col("p"), F.col("logit_grad_norm"), score)
+    parts = {part: F.col(column) for part, column in arm.columns.items()}
+    row = Row(F.col("label").cast("double"), **parts)
     decision = arm.decide(row, F.col("sampling_rate").cast("double"), SPARK)
-    draw = uniform_column(F.col("sample_id"), seed=seed, purpose=PURPOSES[arm.name])
+    draw = uniform_column(F.col("sample_id"), seed=seed, purpose=purpose(arm.name))
     return F.struct(
         F.lit(arm.name).alias("arm"),
         decision.pi.alias("pi"),

@@ -1,14 +1,15 @@
-"""A bounded uniform sample of the scores, on which a policy's constants are solved."""
+"""A bounded uniform sample of the scores, on which the policies' constants are solved."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sie_spark.platform.draws import uniform_column
-from sie_spark.platform.errors import ConfigError, DataError
+from sie_spark.platform.errors import DataError
 from sie_spark.weighting.terms import Row
 
 if TYPE_CHECKING:
@@ -19,22 +20,38 @@ MOST_ROWS = 200_000
 
 @dataclass(frozen=True)
 class SolvingSample:
-    """Rows of the sample, and the range of the log's own sampling rate by class."""
+    """What policies read of the sample's rows, float64 [N] each; ``rate`` is the log's own sampling rate."""
 
-    row: Row
+    label: np.ndarray
     rate: np.ndarray
+    p: np.ndarray | None = None
+    norm: np.ndarray | None = None
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.row.label)
+        return len(self.label)
+
+    def row(self, score: str) -> Row:
+        """The rows as a policy sees them; the score is None where no policy reads it."""
+        return Row(self.label, self.p, self.norm, self.scores.get(score))
 
 
-def solving_sample(scores: DataFrame, column: str, *, rows: int, seed: int) -> SolvingSample:
+def columns_of(reads: Collection[str], score: str) -> dict[str, str]:
+    """Part of a row -> column of table ``scores``, for the parts that a policy reads."""
+    columns = {"p": "p", "norm": "logit_grad_norm", "score": f"score_{score}"}
+    return {part: columns[part] for part in reads}
+
+
+def solving_sample(scores: DataFrame, columns: Collection[str], *, rows: int, seed: int) -> SolvingSample:
     """About ``MOST_ROWS`` rows at most, by a draw of their own (purpose ``solve``), in the order of their ids.
+
+    Parameters
+    ----------
+    columns:
+        those that the arms' policies read, see :func:`columns_of`.
 
     Raises
     ------
-    ConfigError
-        when the score can be negative, which no policy can turn into a probability.
     DataError
         when the table is empty.
     """
@@ -43,28 +60,20 @@ def solving_sample(scores: DataFrame, column: str, *, rows: int, seed: int) -> S
     if rows > MOST_ROWS:
         draw = uniform_column(F.col("sample_id"), seed=seed, purpose="solve")
         scores = scores.where(draw < MOST_ROWS / rows)
-    score = F.col(column) if column in scores.columns else F.lit(0.0)
+    names = sorted({"label", "sampling_rate", *columns})
     table = (
-        scores.select(
-            "sample_id",
-            F.col("label").cast("double").alias("label"),
-            "p",
-            F.col("logit_grad_norm").alias("norm"),
-            score.alias("score"),
-            F.col("sampling_rate").cast("double").alias("rate"),
-        )
+        scores.select("sample_id", *[F.col(name).cast("double") for name in names])
         .limit(2 * MOST_ROWS)
         .toArrow()
     )
     if not table.num_rows:
         raise DataError("'scores' is empty", remedy="check the split: no row lies before the cut")
     table = table.sort_by("sample_id")
-    label, p, norm, values, rate = (
-        table.column(name).to_numpy().astype(float) for name in ("label", "p", "norm", "score", "rate")
+    found = {name: table.column(name).to_numpy() for name in names}
+    return SolvingSample(
+        label=found["label"],
+        rate=found["sampling_rate"],
+        p=found.get("p"),
+        norm=found.get("logit_grad_norm"),
+        scores={name.removeprefix("score_"): values for name, values in found.items() if "score_" in name},
     )
-    if values.min() < 0:
-        raise ConfigError(
-            f"weighting.score: '{column.removeprefix('score_')}' takes negative values",
-            remedy="choose a score that is at least 0: grad_norm, error, loss or entropy",
-        )
-    return SolvingSample(Row(label, p, norm, values), rate)

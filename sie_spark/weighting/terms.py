@@ -29,7 +29,7 @@ class Ops:
 
 @dataclass(frozen=True)
 class Row:
-    """What a policy may look at.
+    """What a policy may look at; what it does not declare to read may be None.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ class Row:
     """
 
     label: Values
-    p: Values
-    norm: Values
-    score: Values
+    p: Values = None
+    norm: Values = None
+    score: Values = None
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.importance.registry import SCORERS
-from sie_spark.platform.config import Config
+from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import ConfigError, DataError
+from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
-from sie_spark.weighting.arms import Arm, plan_arms
+from sie_spark.weighting.arms import Arm, planned, solve_arms
 from sie_spark.weighting.examples import top_examples
-from sie_spark.weighting.registry import POLICIES
 from sie_spark.weighting.select import kept_rows, summary_columns
 from sie_spark.weighting.solving_sample import solving_sample
 
@@ -20,11 +18,10 @@ if TYPE_CHECKING:
 
 
 def run(ctx: Context) -> StageResult:
-    """Write ``training_set``: arm ``weighted`` and, where wanted, arm ``random``."""
-    settings = ctx.config.weighting
-    check_choices(ctx.config)
+    """Write ``training_set``: the rows of every arm that keeps some."""
+    plans = planned(ctx.config)
     source = ctx.catalog.ref("scores")
-    fingerprint = ctx.fingerprint("weigh", "weighting", "arms.random", scores=source.content)
+    fingerprint = ctx.fingerprint("weigh", "weighting", "arms", scores=source.content)
     inputs = {"scores": source}
     details = ctx.finished("weigh", fingerprint, table="training_set")
     if details is not None:
@@ -34,47 +31,34 @@ def run(ctx: Context) -> StageResult:
         )
 
     scores = ctx.catalog.read("scores", version=source.version)
-    column = f"score_{settings.score}"
-    sample = solving_sample(scores, column, rows=source.rows or 0, seed=settings.seed)
-    arms = plan_arms(settings, sample, random=ctx.config.arms.random)
+    settings = ctx.config.weighting
+    columns = {column for plan in plans for column in plan.columns}
+    sample = solving_sample(scores, columns, rows=source.rows or 0, seed=settings.seed)
+    arms = solve_arms(plans, sample)
     for arm in arms:
         if arm.note:
             ctx.progress.warn(arm.note)
-    ref, found = _write(ctx, scores, arms, column, fingerprint)
+    ref, found = _write(ctx, scores, arms, fingerprint)
     details = _details(arms, found, source.rows or 0)
-    if not details["arms"]["weighted"]["kept"]:
+    empty = next((name for name, found in details["arms"].items() if not found["kept"]), None)
+    if empty is not None:
         raise DataError(
-            f"none of {source.rows:,} rows was kept at a budget of {settings.budget}",
-            remedy="raise weighting.budget",
+            f"arm '{empty}': none of {source.rows:,} rows was kept, {details['arms'][empty]['expected']:.2g} were"
+            " expected",
+            remedy=f"raise weighting.budget or arms.{empty}.budget",
         )
-    details["top"] = top_examples(ctx, scores, column)
-    details["cautions"] = _cautions(details["arms"]["weighted"])
+    details["top"] = top_examples(ctx, scores, f"score_{settings.score}")
+    details["cautions"] = _cautions(details["arms"])
     details["encoder"] = ctx.load_details("score").get("encoder")
     ctx.save_details("weigh", details, fingerprint=fingerprint)
     return StageResult(inputs, {"training_set": ref}, metrics=_metrics(details), details=details)
 
 
-def check_choices(config: Config) -> None:
-    """Raise :class:`ConfigError` for scorers and a policy that do not exist or do not fit together."""
-    settings = config.weighting
-    for name in (*config.importance.scorers, settings.score):
-        SCORERS[name]  # an unknown name is refused
-    chosen = POLICIES[settings.policy]
-    if chosen.uses_score and settings.score not in config.importance.scorers:
-        raise ConfigError(
-            f"weighting.score is '{settings.score}', which importance.scorers does not compute",
-            remedy=f"add '{settings.score}' to importance.scorers, or choose one of "
-            f"{', '.join(config.importance.scorers)}",
-        )
-
-
-def _write(
-    ctx: Context, scores: DataFrame, arms: list[Arm], column: str, fingerprint: str
-) -> tuple[Any, dict[str, Any]]:
+def _write(ctx: Context, scores: DataFrame, arms: list[Arm], fingerprint: str) -> tuple[Any, dict[str, Any]]:
     from pyspark.sql import Observation
 
     seen = Observation("weigh")
-    kept = kept_rows(scores, arms, column, seed=ctx.config.weighting.seed)
+    kept = kept_rows(scores, arms, seed=ctx.config.weighting.seed)
     kept = kept.observe(seen, *summary_columns([arm.name for arm in arms]))
     # few, full files whose rows are in the order of a hash: the same in every run, and mixed already
     kept = kept.hint("rebalance", "arm", "event_date").sortWithinPartitions("arm", "event_date", "sample_id")
@@ -102,36 +86,37 @@ def _details(arms: list[Arm], found: dict[str, Any], rows: int) -> dict[str, Any
     return {"rows": rows, "arms": described}
 
 
-def _cautions(weighted: dict[str, Any]) -> list[str]:
+def _cautions(arms: dict[str, dict[str, Any]]) -> list[str]:
     said = []
-    if weighted["biased"]:
-        said.append(
-            f"Policy '{weighted['policy']}' is biased: its weights depend on the label,"
-            " and nothing corrects for it."
-        )
-    if weighted["note"]:
-        said.append(weighted["note"][0].upper() + weighted["note"][1:] + ".")
-    if weighted["corrects_by"] == "offset":
-        said.append(
-            "The log-odds offset is exact only for a well-specified model;"
-            " compare weighting.policy=horvitz_thompson."
-        )
+    for name, arm in arms.items():
+        if arm["biased"]:
+            said.append(
+                f"Policy '{arm['policy']}' of arm '{name}' is biased: its weights depend on the score,"
+                " and nothing corrects for it."
+            )
+        if arm["note"]:
+            said.append(f"Arm '{name}': {arm['note']}.")
+        if arm["corrects_by"] == "offset":
+            said.append(
+                f"The log-odds offset of arm '{name}' is exact only for a well-specified model;"
+                " compare weighting.policy=horvitz_thompson."
+            )
     return said
 
 
 def _metrics(details: dict[str, Any]) -> dict[str, float]:
-    arms = details.get("arms", {})
-    weighted = arms.get("weighted")
-    if not weighted:
-        return {}
-    metrics = {
-        "kept_fraction": float(weighted["kept_fraction"]),
-        "kept_rows": float(weighted["kept"]),
-        "expected_rows": float(weighted["expected"]),
-        "ess": float(weighted["ess"]),
-        "positive_share": float(weighted["positive_share"]),
-        "biased": float(weighted["biased"]),
-    }
-    if "random" in arms:
-        metrics["kept_rows_random"] = float(arms["random"]["kept"])
+    """Of the candidate in plain names; of every other arm the rows it kept."""
+    metrics = {}
+    for name, arm in details.get("arms", {}).items():
+        if name != CANDIDATE:
+            metrics[f"kept_rows_{name}"] = float(arm["kept"])
+            continue
+        metrics |= {
+            "kept_fraction": float(arm["kept_fraction"]),
+            "kept_rows": float(arm["kept"]),
+            "expected_rows": float(arm["expected"]),
+            "ess": float(arm["ess"]),
+            "positive_share": float(arm["positive_share"]),
+            "biased": float(arm["biased"]),
+        }
     return metrics

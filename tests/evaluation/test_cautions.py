@@ -10,7 +10,15 @@ from sie_spark.evaluation.cautions import cautions
 def judged(**more: Any) -> dict[str, Any]:
     arms = {"full": {"auc": 0.8, "ne": 0.8, "calibration": 1.0}}
     clusters = {"group": "user", "groups": 900, "by_row": False, "effective": 500.0}
-    return {"arms": arms, "positives": 5_000, "differences": [], "clusters": clusters, **more}
+    titles = {"full": "all rows", "weighted": "important rows, corrected", "random": "random rows"}
+    return {
+        "titles": titles,
+        "arms": arms,
+        "positives": 5_000,
+        "differences": [],
+        "clusters": clusters,
+        **more,
+    }
 
 
 def test_a_model_that_promises_too_much_or_too_little_is_named() -> None:

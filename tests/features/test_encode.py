@@ -10,11 +10,11 @@ import pytest
 from table import FEATURES, START, rows, settings, store
 
 from sie_spark.features import encode
+from sie_spark.features import samples as encoded_samples
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.hashing import hash_id, xxhash64
 from sie_spark.platform.errors import ConfigError, DataError, StageOrderError
 from sie_spark.platform.root import read_bytes
-from sie_spark.training import arms
 
 pytestmark = pytest.mark.spark
 PLAIN = [feature for feature in FEATURES if feature["kind"] in ("category", "number")]
@@ -177,33 +177,33 @@ def test_what_a_killed_run_leaves_is_mended(make_context: Any, monkeypatch: Any)
     store(ctx, rows(60))
     first = encode.run(ctx).details["encoder"]
     spec = Encoder.current(ctx.root).inputs
-    assert "ratio_missing" in spec.numbers and arms.encoder(ctx) == (first, spec)
+    assert "ratio_missing" in spec.numbers and encoded_samples.encoder(ctx) == (first, spec)
 
     def ends(place: Any, name: str) -> None:
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
             patch.setattr(place, name, lambda *_, **__: 1 / 0)
             encode.run(other)
         with pytest.raises(StageOrderError, match="cut short"):
-            arms.encoder(ctx)
+            encoded_samples.encoder(ctx)
 
     ends(other.catalog, "replace")  # before the table is written
-    assert encode.run(ctx).skipped and arms.encoder(ctx) == (first, spec)
+    assert encode.run(ctx).skipped and encoded_samples.encoder(ctx) == (first, spec)
     ends(encode, "_settle")  # before the pointer is moved
     assert encode.run(other).skipped
-    second, _ = arms.encoder(ctx)
+    second, _ = encoded_samples.encoder(ctx)
     assert second != first
 
     ctx.root.remove("encoders", "current.json")
     part = make_context({**settings(features=PLAIN[:2]), "run": {"date_from": str(START.date())}})
     assert encode.run(part).details["encoder"] == second  # the dates alone, by the encoder that is held
     ctx.root.write_bytes(b"{", "encoders", "current.json")
-    assert encode.run(part).skipped and arms.encoder(ctx)[0] == second
+    assert encode.run(part).skipped and encoded_samples.encoder(ctx)[0] == second
 
     ctx.root.remove("encoders", f"{second}.json")
     with pytest.raises(StageOrderError, match="FileNotFoundError while reading") as error:
-        arms.encoder(ctx)
+        encoded_samples.encoder(ctx)
     assert "sie encode" in error.value.remedy
-    assert not encode.run(part).skipped and arms.encoder(ctx)[0] == second
+    assert not encode.run(part).skipped and encoded_samples.encoder(ctx)[0] == second
 
 
 def test_one_date_keeps_the_encoder(make_context: Any, tmp_path: Any) -> None:

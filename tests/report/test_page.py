@@ -90,7 +90,7 @@ def test_the_least_inclusion_probability_is_shown() -> None:
 
     assert (
         f"{QUANTILES[0]:g}" in details()["weigh"]["arms"]["weighted"]["pi_quantiles"]
-    )  # as plan_arms keys it
+    )  # as the weigh stage keys it
     assert "Least inclusion probability 0.003" in Outline(render(facts())).text
 
 
@@ -166,8 +166,9 @@ def test_nothing_has_run() -> None:
 
 def test_arms_switched_off_and_no_bootstrap() -> None:
     found = details()
-    found["evaluate"]["arms"].pop("full")
-    found["evaluate"]["arms"].pop("random")
+    for arm in ("full", "random"):
+        found["evaluate"]["arms"].pop(arm)
+        found["evaluate"]["titles"].pop(arm)
     found["evaluate"]["differences"] = []
     text = Outline(render(facts(found))).text
     assert "No comparison" in text and "random rows" not in text

@@ -101,7 +101,7 @@ def test_reference_with_two_ranks_then_skipped_then_full_is_the_same_model(
     make_context: Any, tmp_path: Path
 ) -> None:
     """The one test that starts TorchDistributor."""
-    config = settings(training={"distributed": True, "processes": 2, "epochs": 3}, arms={"random": False})
+    config = settings(training={"distributed": True, "processes": 2, "epochs": 3}, arms={"random": None})
     context = make_context(config)
     write_samples(context, planted_rows(4000), test_rows=500)
     result = train.run(context)
@@ -131,7 +131,7 @@ def test_reference_with_two_ranks_then_skipped_then_full_is_the_same_model(
     subset = subset.withColumn("weight", F.lit(1.0).cast("float")).withColumn("arm", F.lit("weighted"))
     context.catalog.replace(subset, "training_set", fingerprint="x", job="test")
     again = make_context(
-        settings(training={"distributed": False, "processes": 2, "epochs": 3}, arms={"random": False})
+        settings(training={"distributed": False, "processes": 2, "epochs": 3}, arms={"random": None})
     )
     assert train.run(again).skipped is False  # other training settings: another fingerprint
     done = retrain.run(again)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
+from planted import settings as planted_settings
 
-from sie_spark.platform.config import Weighting
+from sie_spark.platform.arms import titles
+from sie_spark.platform.config import Config
+from sie_spark.platform.config.base import validate
 from sie_spark.platform.errors import ConfigError
 from sie_spark.weighting import NUMPY, POLICIES, Row
-from sie_spark.weighting.arms import choose_policy, plan_arms
+from sie_spark.weighting.arms import Arm, planned, solve_arms
 from sie_spark.weighting.solving_sample import SolvingSample
 
 NAMES = sorted(POLICIES)
@@ -25,9 +29,20 @@ def rows(n: int = 20_000, *, base: float = -3.0, seed: int = 0) -> Row:
     return Row(label, p, norm, np.abs(p - label) * norm)
 
 
-def decided(name: str, row: Row, **settings: Any) -> Any:
+def decided(name: str, row: Row, budget: float = 0.1, **options: Any) -> Any:
     chosen = POLICIES[name]
-    return chosen.decide(row, chosen.solve(row, Weighting(policy=name, **settings)), NUMPY)
+    return chosen.decide(row, chosen.solve(row, budget, chosen.options(**options)), NUMPY)
+
+
+def sample_of(row: Row, rate: np.ndarray | None = None) -> SolvingSample:
+    rate = np.ones(len(row.label)) if rate is None else rate
+    return SolvingSample(row.label, rate, row.p, row.norm, {"grad_norm": row.score})
+
+
+def solved(row: Row, rate: np.ndarray | None = None, **weighting: Any) -> list[Arm]:
+    """The default arms that keep rows, under some weighting."""
+    config = validate(Config, planted_settings(weighting=weighting), where="test")
+    return solve_arms(planned(config), sample_of(row, rate))
 
 
 @pytest.mark.parametrize("budget", [0.08, 0.1, 0.3, 0.8, 1.0])
@@ -48,7 +63,7 @@ def test_conformance(name: str, budget: float) -> None:
 def test_offsets_do_not_look_at_the_label(name: str) -> None:
     row = rows()
     chosen = POLICIES[name]
-    constants = chosen.solve(row, Weighting(policy=name))
+    constants = chosen.solve(row, 0.1, chosen.options())
     flipped = Row(1 - row.label, row.p, row.norm, row.score)
     first, second = chosen.decide(row, constants, NUMPY), chosen.decide(flipped, constants, NUMPY)
     assert np.array_equal(first.offset, second.offset)
@@ -186,14 +201,57 @@ def test_under_misspecification_only_weights_and_case_control_hold() -> None:
 
 
 def test_more_positives_than_budget_falls_back_and_says_so() -> None:
-    row = rows(base=0.0)
-    sample = SolvingSample(row, np.ones(len(row.label)))
-    chosen, note = choose_policy(Weighting(budget=0.1), sample)
-    assert chosen.name == "local_case_control" and "local case-control" in note
-    arms = plan_arms(Weighting(budget=0.1), sample, random=True)
+    arms = solved(rows(base=0.0), budget=0.1)
+    assert [arm.name for arm in arms] == ["weighted", "random"]
+    assert arms[0].policy.name == "local_case_control" and "local case-control" in arms[0].note
     assert [arm.expected_fraction for arm in arms] == pytest.approx([0.1, 0.1], rel=1e-6)
-    assert arms[0].note == note and not arms[1].note
-    assert choose_policy(Weighting(budget=0.1), SolvingSample(rows(), np.ones(20_000)))[1] == ""
+    assert not arms[1].note and not solved(rows(), budget=0.1)[0].note
+
+
+def test_what_a_policy_does_not_declare_to_read_it_does_not_need() -> None:
+    row = rows()
+    for name in NAMES:
+        reads = POLICIES[name].reads
+        part = Row(row.label, **{key: getattr(row, key) for key in reads})
+        assert np.array_equal(decided(name, part).pi, decided(name, row).pi)
+
+
+def test_signed_scores_are_for_policies_that_say_so() -> None:
+    row = rows()
+    signed = Row(row.label, row.p, row.norm, row.score - 1.0)
+    for name in NAMES:
+        refused = "score" in POLICIES[name].reads and not POLICIES[name].signed
+        with pytest.raises(ConfigError, match="negative") if refused else nullcontext():
+            solved(signed, policy=name)
+
+
+def test_arms_of_ones_own() -> None:
+    """Any number of arms, each by its own policy, budget and options; the old form is refused with the new."""
+    base = planted_settings()
+    more = {
+        "ht": {"policy": "horvitz_thompson", "budget": 0.2, "options": {"uniform_mix": 0.5}},
+        "random": None,
+    }
+    config = validate(Config, {**base, "arms": more}, where="test")
+    assert titles(config.arms) == {"full": "all rows", "weighted": "important rows, corrected", "ht": "ht"}
+    arms = {arm.name: arm for arm in solve_arms(planned(config), sample_of(rows()))}
+    assert set(arms) == {"weighted", "ht"}
+    assert arms["ht"].expected_fraction == pytest.approx(0.2, rel=1e-6) and arms["ht"].constants["mix"] == 0.5
+    for wrong, said, remedy in (
+        ({"random": False}, "arms.random: false is the form of earlier versions", "arms.random=null"),
+        ({"more": {"as_many_as": "full"}}, "arms.more.as_many_as", "budget"),
+        ({"weighted": None, "random": None}, "none keeps", "rows: kept"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            validate(Config, {**base, "arms": wrong}, where="test")
+        assert said in str(caught.value) and remedy in caught.value.remedy
+    with pytest.raises(ConfigError) as caught:
+        validate(Config, {**base, "weighting": {"cap": 3}}, where="test")
+    assert "weighting.options.cap" in caught.value.remedy
+    for wrong, said in (({"options": {"flor": 0.1}}, "floor"), ({"policy": "rare_evnt"}, "rare_event")):
+        with pytest.raises(ConfigError) as caught:
+            planned(validate(Config, {**base, "weighting": wrong}, where="test"))
+        assert said in caught.value.remedy
 
 
 def test_rate_of_the_log_enters_offset_or_weight() -> None:
@@ -201,13 +259,10 @@ def test_rate_of_the_log_enters_offset_or_weight() -> None:
     per_class = np.where(row.label > 0, 1.0, 0.2)
     varying = np.linspace(0.1, 1.0, len(row.label))
     for name in NAMES:
-        settings = Weighting(policy=name)
-        plain = plan_arms(settings, SolvingSample(row, np.ones(len(row.label))), random=False)[0]
+        plain = solved(row, policy=name)[0]
         before = plain.decide(row, 1.0, NUMPY)
-        one = plan_arms(settings, SolvingSample(row, per_class), random=False)[0].decide(
-            row, per_class, NUMPY
-        )
-        many = plan_arms(settings, SolvingSample(row, varying), random=False)[0].decide(row, varying, NUMPY)
+        one = solved(row, per_class, policy=name)[0].decide(row, per_class, NUMPY)
+        many = solved(row, varying, policy=name)[0].decide(row, varying, NUMPY)
         if name == "horvitz_thompson":
             np.testing.assert_allclose(one.weight, before.weight / per_class)
         else:
@@ -222,10 +277,9 @@ def test_a_down_sampled_log_gives_back_the_original_truth() -> None:
     rate = np.where(y > 0, 1.0, 0.2)
     logged = rng.random(len(y)) < rate
     x, y, rate = x[logged], y[logged], rate[logged]
-    sample = SolvingSample(seen(x, y), rate)
+    row = seen(x, y)
     for name in ("rare_event", "horvitz_thompson"):
-        arm = plan_arms(Weighting(policy=name, budget=0.3), sample, random=False)[0]
-        found = arm.decide(sample.row, rate, NUMPY)
+        found = solved(row, rate, policy=name, budget=0.3)[0].decide(row, rate, NUMPY)
         keep = rng.random(len(y)) < found.pi
         beta, error = fit_logistic(x[keep], y[keep], found.offset[keep], found.weight[keep])
         assert (np.abs(beta - truth) < 4 * error).all(), name

@@ -1,5 +1,6 @@
 """YAML in, one frozen :class:`Config` out."""
 
+from sie_spark.platform.config.arms import Arm
 from sie_spark.platform.config.dataset import (
     Attribution,
     Dataset,
@@ -13,7 +14,6 @@ from sie_spark.platform.config.dataset import (
 from sie_spark.platform.config.features import Feature, Selection, StartVectors
 from sie_spark.platform.config.load import Config, load_config
 from sie_spark.platform.config.stages import (
-    Arms,
     Evaluation,
     Importance,
     Model,
@@ -27,7 +27,7 @@ from sie_spark.platform.config.stages import (
 )
 
 __all__ = [
-    "Arms",
+    "Arm",
     "Attribution",
     "Config",
     "Dataset",

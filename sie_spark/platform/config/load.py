@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field, field_validator
 
+from sie_spark.platform.config.arms import Arm, check_arms, over_defaults
 from sie_spark.platform.config.base import Settings, validate
 from sie_spark.platform.config.dataset import Dataset
 from sie_spark.platform.config.scalars import read_yaml, settle
 from sie_spark.platform.config.stages import (
-    Arms,
     Evaluation,
     Importance,
     Model,
@@ -43,12 +44,25 @@ class Config(Settings):
     training: Training = Training()  # type: ignore[call-arg]
     importance: Importance = Importance()  # type: ignore[call-arg]
     weighting: Weighting = Weighting()  # type: ignore[call-arg]
-    arms: Arms = Arms()  # type: ignore[call-arg]
+    arms: dict[str, Arm] = Field(
+        {}, validate_default=True, description="models fitted on different rows; NAME: null switches one off"
+    )
     evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
     simulator: Simulator = Simulator()  # type: ignore[call-arg]
     session: Session = Session()  # type: ignore[call-arg]
     mlflow: Tracking = Tracking()  # type: ignore[call-arg]
     run: Run = Run()  # type: ignore[call-arg]
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _arms_over_defaults(cls, given: Any) -> Any:
+        return over_defaults(given)
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_fit(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+        check_arms(arms)
+        return arms
 
     def fingerprint(self, *sections: str) -> str:
         """Hash of the named sections ('dataset', 'model', 'dataset.features', ...): what a stage depends on."""

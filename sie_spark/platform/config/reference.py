@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sie_spark.platform.config.base import Settings
 from sie_spark.platform.config.load import Config
 from sie_spark.platform.errors import ConfigError
 
@@ -23,6 +24,8 @@ def schema() -> dict[str, Any]:
         "anyOf": [{"$ref": model.pop("$ref")}, SCALAR],
         **model,
     }  # package.module:Class
+    arm = found["properties"]["arms"]["additionalProperties"]
+    found["properties"]["arms"]["additionalProperties"] = {"anyOf": [arm, {"type": "null"}]}
     return found
 
 
@@ -39,8 +42,16 @@ def _as_written(node: Any) -> Any:
     return {key: _as_written(value) for key, value in node.items()}
 
 
-def reference(prefix: str = "") -> str:
-    """The settings below a dotted name as text, two lines each; lists of sections are written ``name[]``.
+def reference(prefix: str = "", options: Mapping[str, type[Settings]] | None = None) -> str:
+    """The settings below a dotted name as text, two lines each.
+
+    Lists of sections are written ``name[]``, sections under names of one's own ``name.NAME``.
+
+    Parameters
+    ----------
+    options:
+        settings that only some choices know, by the name of the mapping that holds them and the choice:
+        ``weighting.options (policy share)``.
 
     Raises
     ------
@@ -49,6 +60,8 @@ def reference(prefix: str = "") -> str:
     """
     whole = Config.model_json_schema()
     found = dict(_described(whole, "", whole["$defs"]))
+    for name, settings in (options or {}).items():
+        found |= dict(_described(settings.model_json_schema(), name, {}))
     chosen = [text for name, text in found.items() if not prefix or _below(name, prefix)]
     if not chosen:
         near = difflib.get_close_matches(prefix, list(found), n=1, cutoff=0.3)
@@ -60,7 +73,7 @@ def reference(prefix: str = "") -> str:
 
 
 def _below(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith((f"{prefix}.", f"{prefix}["))
+    return name == prefix or name.startswith((f"{prefix}.", f"{prefix}[", f"{prefix} "))
 
 
 def _described(section: dict[str, Any], name: str, defs: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -68,10 +81,11 @@ def _described(section: dict[str, Any], name: str, defs: dict[str, Any]) -> Iter
     inner: list[tuple[str, dict[str, Any]]] = []
     if name:
         yield name, f"\n# {name}: {_one_line(section)}"
-    for key, field in section["properties"].items():
+    for key, field in section.get("properties", {}).items():
         at = f"{name}.{key}" if name else key
         if below := _section(field, defs):
-            inner.append((f"{at}[]" if field.get("type") == "array" else at, below))
+            suffix = {"array": "[]", "object": ".NAME"}.get(field.get("type", ""), "")
+            inner.append((f"{at}{suffix}", below))
             continue
         default = json.dumps(field["default"]) if "default" in field else "required"
         yield at, f"{at}: {_kind(field)} ({default})\n    {_one_line(field)}"
@@ -80,9 +94,9 @@ def _described(section: dict[str, Any], name: str, defs: dict[str, Any]) -> Iter
 
 
 def _section(field: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any] | None:
-    """The section that a field holds, alone, in a list, or unless it is null."""
-    for held in (field, field.get("items", {}), *field.get("anyOf", [])):
-        if "$ref" in held:
+    """The section that a field holds, alone, in a list, under names of one's own, or unless it is null."""
+    for held in (field, field.get("items", {}), field.get("additionalProperties"), *field.get("anyOf", [])):
+        if isinstance(held, dict) and "$ref" in held:
             found: dict[str, Any] = defs[held["$ref"].rsplit("/", 1)[-1]]
             return found
     return None

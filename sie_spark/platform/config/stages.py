@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from sie_spark.platform.config.base import Settings
+from sie_spark.platform.errors import ConfigError
 
 
 def _iso_date(text: str) -> str:
@@ -85,19 +86,23 @@ class Weighting(Settings):
     policy: str = Field("rare_event", description="how scores become inclusion probabilities or weights")
     score: str = Field("grad_norm", description="the score behind pi or the weight")
     budget: float = Field(0.1, gt=0, le=1, description="share of the training rows to keep")
-    floor: float = Field(
-        0.01, gt=0, le=1, description="least inclusion probability, as a share of the mean one"
+    options: dict[str, Any] = Field(
+        {}, description="of the policy; 'sie settings weighting.options' has those of each"
     )
-    uniform_mix: float = Field(0.15, ge=0, le=1, description="share of uniform sampling mixed into pi")
-    cap: float = Field(10.0, gt=1, description="biased policies: greatest weight, in means")
     seed: int = Field(11, description="of the keep decision, a hash of sample id and seed")
 
-
-class Arms(Settings):
-    """Comparison arms beside the weighted retrain."""
-
-    full: bool = Field(True, description="all training rows")
-    random: bool = Field(True, description="as many rows as the subset, drawn uniformly")
+    @model_validator(mode="before")
+    @classmethod
+    def _options_moved(cls, given: Any) -> Any:
+        moved = [
+            name for name in ("floor", "uniform_mix", "cap") if isinstance(given, dict) and name in given
+        ]
+        if moved:
+            raise ConfigError(
+                f"weighting.{moved[0]} is the form of earlier versions",
+                remedy=f"write weighting.options.{moved[0]}, an option of the policies that know it",
+            )
+        return given
 
 
 class Evaluation(Settings):

@@ -6,39 +6,50 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from sie_spark.platform.config import Weighting
-from sie_spark.weighting.registry import register_policy
+from sie_spark.platform.config.base import Settings
+from sie_spark.weighting.registry import WeightPolicy, register_policy
 from sie_spark.weighting.solve import rounded, scale_for_budget
 from sie_spark.weighting.terms import Decision, Row
 
 
+class Options(Settings):
+    """Settings of this policy."""
+
+    floor: float = Field(
+        0.01, gt=0, le=1, description="least inclusion probability, as a share of the mean one"
+    )
+    uniform_mix: float = Field(0.15, ge=0, le=1, description="share of uniform sampling mixed into pi")
+
+
 @register_policy
-class HorvitzThompson:
+class HorvitzThompson(WeightPolicy):
     """``pi = min(1, c m)`` with ``m = (1 - a) s / mean s + a``, c solved so that sum pi meets the budget; weight 1/pi.
 
-    The uniform share a (``weighting.uniform_mix``) and the floor bound the weights' tail.
+    The uniform share a (``uniform_mix``) and the floor bound the weights' tail.
     """
 
     name = "horvitz_thompson"
     version = 1
-    uses_score = True
+    reads = ("score",)
     biased = False
+    options = Options
     corrects_by = "weight"
 
-    def solve(self, pilot: Row, settings: Weighting) -> dict[str, float]:
+    def solve(self, pilot: Row, budget: float, options: Options) -> dict[str, float]:
         """c, and the mean of the score."""
-        mean, mix = rounded(float(np.mean(pilot.score))), settings.uniform_mix
+        mean, mix = rounded(float(np.mean(pilot.score))), options.uniform_mix
         if mean <= 0:
             mean, mix = 1.0, 1.0
-        floor = rounded(settings.floor * settings.budget)
+        floor = rounded(options.floor * budget)
         measure = (1 - mix) * pilot.score / mean + mix
-        if settings.budget >= 1:
+        if budget >= 1:
             return {"mean": mean, "mix": mix, "scale": 1.0, "floor": 1.0}
         return {
             "mean": mean,
             "mix": mix,
-            "scale": scale_for_budget(measure, settings.budget, floor),
+            "scale": scale_for_budget(measure, budget, floor),
             "floor": floor,
         }
 
@@ -46,4 +57,4 @@ class HorvitzThompson:
         """See the class."""
         measure = row.score * ((1 - constants["mix"]) / constants["mean"]) + constants["mix"]
         pi = ops.minimum(ops.maximum(measure * constants["scale"], constants["floor"]), 1.0)
-        return Decision(pi=pi, offset=ops.constant(row.p, 0.0), weight=1.0 / pi)
+        return Decision(pi=pi, offset=ops.constant(row.label, 0.0), weight=1.0 / pi)

@@ -6,15 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from sie_spark.platform.config import Weighting
-from sie_spark.weighting.registry import register_policy
+from sie_spark.platform.config.base import Settings
+from sie_spark.weighting.registry import WeightPolicy, register_policy
 from sie_spark.weighting.solve import rounded, solve_scale
 from sie_spark.weighting.terms import Decision, Row
 
 
+class Options(Settings):
+    """Settings of this policy."""
+
+    floor: float = Field(
+        0.01, gt=0, le=1, description="least inclusion probability, as a share of the mean one"
+    )
+
+
 @register_policy
-class LocalCaseControl:
+class LocalCaseControl(WeightPolicy):
     """Acceptance ``a(x, y) = min(1, max(c |y - p(x)|, floor))``, offset ``log a(x, 1) / a(x, 0)``.
 
     Both labels' acceptances are capped before the ratio, so that the offset matches what was done. Consistent
@@ -23,18 +32,19 @@ class LocalCaseControl:
 
     name = "local_case_control"
     version = 1
-    uses_score = False
+    reads = ("p",)
     biased = False
+    options = Options
     corrects_by = "offset"
 
-    def solve(self, pilot: Row, settings: Weighting) -> dict[str, float]:
+    def solve(self, pilot: Row, budget: float, options: Options) -> dict[str, float]:
         """c for the budget."""
-        if settings.budget >= 1:
+        if budget >= 1:
             return {"scale": 1.0, "floor": 1.0}
-        floor = rounded(settings.floor * settings.budget)
+        floor = rounded(options.floor * budget)
         surprise = np.abs(np.where(pilot.label > 0, 1.0, 0.0) - pilot.p)
         kept = lambda c: float(np.mean(np.clip(c * surprise, floor, 1.0)))  # noqa: E731
-        return {"scale": solve_scale(kept, settings.budget), "floor": floor}
+        return {"scale": solve_scale(kept, budget), "floor": floor}
 
     def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
         """See the class."""
@@ -46,5 +56,5 @@ class LocalCaseControl:
         return Decision(
             pi=ops.where(row.label > 0, positive, negative),
             offset=ops.log(positive) - ops.log(negative),
-            weight=ops.constant(row.p, 1.0),
+            weight=ops.constant(row.label, 1.0),
         )

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sie_spark.platform.config import Weighting
-from sie_spark.weighting.registry import register_policy
+from sie_spark.platform.config.base import Settings
+from sie_spark.weighting.registry import WeightPolicy, register_policy
 from sie_spark.weighting.terms import Decision, Row
 
 
 @register_policy
-class Random:
+class Random(WeightPolicy):
     """``pi = budget`` for every row; no correction is needed."""
 
     name = "random"
     version = 1
-    uses_score = False
+    reads = ()
     biased = False
     corrects_by = "none"
 
-    def solve(self, pilot: Row, settings: Weighting) -> dict[str, float]:
+    def solve(self, pilot: Row, budget: float, options: Settings) -> dict[str, float]:
         """The budget itself."""
-        return {"pi": settings.budget}
+        return {"pi": budget}
 
     def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
         """See the class."""
         return Decision(
-            pi=ops.constant(row.p, constants["pi"]),
-            offset=ops.constant(row.p, 0.0),
-            weight=ops.constant(row.p, 1.0),
+            pi=ops.constant(row.label, constants["pi"]),
+            offset=ops.constant(row.label, 0.0),
+            weight=ops.constant(row.label, 1.0),
         )

@@ -6,15 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from sie_spark.platform.config import Weighting
-from sie_spark.weighting.registry import register_policy
+from sie_spark.platform.config.base import Settings
+from sie_spark.weighting.registry import WeightPolicy, register_policy
 from sie_spark.weighting.solve import rounded, scale_for_budget
 from sie_spark.weighting.terms import Decision, Row
 
 
+class Options(Settings):
+    """Settings of this policy."""
+
+    floor: float = Field(
+        0.01, gt=0, le=1, description="least inclusion probability, as a share of the mean one"
+    )
+
+
 @register_policy
-class RareEvent:
+class RareEvent(WeightPolicy):
     """Keep all y = 1, and y = 0 with ``pi(x) = min(1, max(rho phi(x), floor))``.
 
     ``phi = t / E[t]`` with ``t = p ||d logit / d theta||``: the L-optimal measure, free of the label. The fit
@@ -28,20 +37,35 @@ class RareEvent:
 
     name = "rare_event"
     version = 1
-    uses_score = False
+    reads = (
+        "p",
+        "norm",
+    )
+    fallback = "local_case_control"
     biased = False
+    options = Options
     corrects_by = "offset"
 
-    def solve(self, pilot: Row, settings: Weighting) -> dict[str, float]:
+    def unfit(self, pilot: Row, budget: float) -> str:
+        """Where the positives alone exceed the budget."""
+        positives = float(np.mean(pilot.label > 0))
+        if not positives >= budget < 1:
+            return ""
+        return (
+            f"positives are {positives:.1%} of the rows, more than the budget of {budget:.1%}: keeping all of them"
+            " is impossible, capped local case-control is used instead of rare_event"
+        )
+
+    def solve(self, pilot: Row, budget: float, options: Options) -> dict[str, float]:
         """rho for the budget that the positives leave to the negatives."""
         negative = ~(pilot.label > 0)
         t = pilot.p * pilot.norm
         share = float(np.mean(negative))
-        target = (settings.budget - (1 - share)) / share if share else 1.0
+        target = (budget - (1 - share)) / share if share else 1.0
         mean = rounded(float(np.mean(t))) or 1.0
         if target >= 1 or not share:
             return {"mean": mean, "rho": 1.0, "floor": 1.0}
-        floor = rounded(settings.floor * target)
+        floor = rounded(options.floor * target)
         rho = scale_for_budget(t[negative] / mean, target, floor)
         return {"mean": mean, "rho": rho, "floor": floor}
 
@@ -50,7 +74,7 @@ class RareEvent:
         phi = row.p * row.norm / constants["mean"]
         pi = ops.minimum(ops.maximum(phi * constants["rho"], constants["floor"]), 1.0)
         return Decision(
-            pi=ops.where(row.label > 0, ops.constant(row.p, 1.0), pi),
+            pi=ops.where(row.label > 0, ops.constant(row.label, 1.0), pi),
             offset=-ops.log(pi),
-            weight=ops.constant(row.p, 1.0),
+            weight=ops.constant(row.label, 1.0),
         )
