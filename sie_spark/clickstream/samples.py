@@ -23,6 +23,7 @@ from sie_spark.clickstream.tables import (
     session_settings,
 )
 from sie_spark.platform.catalog import metadata, retried
+from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
@@ -30,8 +31,12 @@ from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
 
 JOB = "samples"
-RATES = 2  # what is known on which day; raised where that changes
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
+
+CODE = tuple(
+    f"sie_spark.clickstream.{name}"
+    for name in ("attribution", "days", "history", "impressions", "rates", "samples", "shown", "timeline")
+)
 
 
 def run(ctx: Context) -> StageResult:
@@ -51,7 +56,9 @@ def run(ctx: Context) -> StageResult:
     version, table = source.version, catalog.identity("events")
     events = catalog.read("events", version=version)
     mapping = settings_digest(ctx.config.dataset, events.columns)
-    fingerprint = ctx.fingerprint(JOB, mapping=mapping, table=table, events=version, dates=_asked(ctx))
+    fingerprint = ctx.fingerprint(
+        JOB, code=(), mapping=mapping, table=table, events=version, dates=_asked(ctx)
+    )
     state = ctx.root.read_json("state", f"{JOB}.json") or {}
     if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
         return _result(ctx, source, ctx.load_details(JOB), skipped=True)
@@ -137,10 +144,10 @@ def _taken(dataset: Dataset, columns: Sequence[str]) -> list[str]:
 
 
 def settings_digest(dataset: Dataset, columns: Sequence[str]) -> str:
-    """What impressions depend on beside the rows of events: settings, and which of these columns are taken."""
+    """What impressions depend on beside the rows of events: settings, code, and which of these columns are taken."""
     options = dataset.options()
-    rates = {"rates": RATES} if dataset.history.rates else {}
-    return digest({**{name: options[name] for name in SETTINGS}, **rates, "taken": _taken(dataset, columns)})
+    chosen = {name: options[name] for name in SETTINGS}
+    return digest({**chosen, "code": code_digest(*CODE), "taken": _taken(dataset, columns)})
 
 
 def _check_asked(ctx: Context, mapping: str, state: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from sie_spark.platform.result import StageResult
 
 JOB = "simulate"
 
+CODE = tuple(f"sie_spark.clickstream.simulate{part}" for part in ("", "_world", "_records", "_draws"))
 SIMULATED = "The clickstream is simulated: it shows that the path works, not what your data would give."
 
 
@@ -28,7 +29,7 @@ def run(ctx: Context) -> StageResult:
         for settings that contradict each other (a list longer than the shop, a rate out of reach).
     """
     settings = ctx.config.simulator
-    fingerprint = ctx.fingerprint(JOB, "simulator")
+    fingerprint = ctx.fingerprint(JOB, "simulator", code=CODE)
     details = ctx.finished(JOB, fingerprint, table="truth")
     if details is not None:
         return StageResult(

@@ -15,6 +15,7 @@ from sie_spark.features.selection import select
 from sie_spark.features.split import Cut, find_cut
 from sie_spark.features.start_vectors import fit_start_vectors, has_start_vectors
 from sie_spark.platform.catalog import dates_predicate
+from sie_spark.platform.code import code_digest
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError, ModelError
@@ -29,6 +30,8 @@ SETTINGS = (
     *("dataset.impressions.click_event", "dataset.impressions.conversion_event"),
     *("dataset.selection", "dataset.start_vectors", "dataset.history.rate_strength"),
 )
+
+CODE = ("sie_spark.features",)
 
 
 def run(ctx: Context) -> StageResult:
@@ -50,12 +53,14 @@ def _encode(ctx: Context) -> StageResult:
     source = ctx.catalog.ref("impressions")
     impressions = ctx.catalog.read("impressions", version=source.version)
     inputs = {"impressions": source}
-    settings = digest(ctx.config.fingerprint(*SETTINGS))
+    settings = digest([ctx.config.fingerprint(*SETTINGS), code_digest(*CODE)])
     encoder = _reusable(ctx, settings)
     dates = (ctx.config.run.date_from, ctx.config.run.date_to) if encoder else (None, None)
     scope = f"{dates[0] or ''}..{dates[1] or ''}" if encoder else ""
     name = ctx.load_details(STAGE)["encoder"] if encoder else None
-    fingerprint = ctx.fingerprint(STAGE, *SETTINGS, impressions=source.content, dates=dates, encoder=name)
+    fingerprint = ctx.fingerprint(
+        STAGE, *SETTINGS, code=CODE, impressions=source.content, dates=dates, encoder=name
+    )
     stage = f"{STAGE}-{scope}" if scope else STAGE
     earlier = ctx.finished(stage, fingerprint, table="samples", scope=scope)
     if earlier is not None and _opened(ctx, earlier["encoder"]) is not None:

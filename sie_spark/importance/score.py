@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sie_spark.features.samples import encoder, split_rows
 from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import ScoreRows, build_engine, score_columns
+from sie_spark.models.registry import model_code
 from sie_spark.models.store import check_encoder, model_from_bytes, require_model
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
@@ -17,6 +18,8 @@ from sie_spark.platform.root import read_bytes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+CODE = ("sie_spark.importance", "sie_spark.gradients")
 
 
 def run(ctx: Context) -> StageResult:
@@ -30,7 +33,13 @@ def run(ctx: Context) -> StageResult:
         SCORERS[name]  # an unknown name fails before any work
     data = read_bytes(reference.path)
     content = hashlib.sha256(data).hexdigest()
-    fingerprint = ctx.fingerprint("score", "importance.scorers", samples=samples.content, model=content)
+    fingerprint = ctx.fingerprint(
+        "score",
+        "importance.scorers",
+        code=model_code(ctx.config.model, *CODE),
+        samples=samples.content,
+        model=content,
+    )
     inputs = {"samples": samples}
     details = ctx.finished("score", fingerprint, table="scores")
     if details is not None:

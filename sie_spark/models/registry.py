@@ -53,6 +53,12 @@ def build_model(settings: Model, inputs: InputSpec, *, seed: int) -> nn.Module:
     return model
 
 
+def model_code(settings: Model, *more: str) -> tuple[str, ...]:
+    """The modules that a model's output depends on, a user's own among them, and ``more``."""
+    own = [settings.name.partition(":")[0]] if ":" in settings.name else []
+    return ("sie_spark.models", *own, *more)
+
+
 def check_model(settings: Model) -> None:
     """Raise :class:`ConfigError` or :class:`ModelError` unless the model's name leads to a class."""
     _ = _user_class(settings.name) if ":" in settings.name else MODELS[settings.name]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sie_spark import __version__
 from sie_spark.platform.catalog import Catalog
+from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Config
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.progress import Progress
@@ -40,12 +41,20 @@ class Context:
         """The tables under the root."""
         return Catalog(self.spark, self.root)
 
-    def fingerprint(self, stage: str, *sections: str, **inputs: Any) -> str:
-        """What a stage's output depends on: its settings, the versions it reads, the code version."""
+    def fingerprint(self, stage: str, *sections: str, code: Sequence[str], **inputs: Any) -> str:
+        """What a stage's output depends on: its settings, the versions it reads, the code of its formulas.
+
+        Parameters
+        ----------
+        sections:
+            of the configuration, see :meth:`Config.fingerprint`.
+        code:
+            modules and packages whose formulas made the output, see :func:`code_digest`.
+        """
         return digest(
             {
                 "stage": stage,
-                "code": __version__,
+                "code": code_digest(*sorted(code)),
                 "settings": self.config.fingerprint(*sections),
                 "inputs": inputs,
             }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sie_spark.models.registry import model_code
 from sie_spark.models.store import SavedModel, current_model, set_current
 from sie_spark.platform.bisection import solve_increasing
 from sie_spark.platform.context import Context
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 QUANTILES = 201
+# what makes a fit other than it was; how ranks are started and models published does not
+CODE = (
+    "sie_spark.platform.draws",
+    "sie_spark.platform.sampling_rate",
+    *(
+        f"sie_spark.training.{name}"
+        for name in ("arms", "feed", "job", "loop", "manifest", "optimisers", "sync")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,11 @@ def base_logit(facts: TableFacts) -> float:
     """The constant logit b with mean sigmoid(b + offset) equal to the base rate."""
     mean = lambda b: float(np.mean(1 / (1 + np.exp(-(b + facts.offsets)))))  # noqa: E731
     return solve_increasing(mean, facts.base_rate, -40.0, 40.0)
+
+
+def fit_code(ctx: Context) -> tuple[str, ...]:
+    """The code that a fitted model depends on, see :meth:`Context.fingerprint`."""
+    return model_code(ctx.config.model, *CODE)
 
 
 def up_to_date(ctx: Context, arm: str, fingerprint: str) -> bool:

@@ -10,7 +10,7 @@ from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import StageOrderError
 from sie_spark.platform.result import StageResult, TableRef
-from sie_spark.training.arms import fit_arm, up_to_date
+from sie_spark.training.arms import fit_arm, fit_code, up_to_date
 from sie_spark.training.publish import publish_arm
 from sie_spark.training.train import reference_fingerprint
 
@@ -26,7 +26,13 @@ def run(ctx: Context) -> StageResult:
         whole = settings.rows == "all"
         source = samples if whole else subset
         fingerprint = ctx.fingerprint(
-            "retrain", "model", "training", arm=arm, source=source.content, encoder=encoded
+            "retrain",
+            "model",
+            "training",
+            code=fit_code(ctx),
+            arm=arm,
+            source=source.content,
+            encoder=encoded,
         )
         if not up_to_date(ctx, arm, fingerprint):
             fresh = True

@@ -6,7 +6,7 @@ from sie_spark.features.samples import encoder, split_rows
 from sie_spark.models.store import require_model
 from sie_spark.platform.context import Context
 from sie_spark.platform.result import StageResult, TableRef
-from sie_spark.training.arms import fit_arm, up_to_date
+from sie_spark.training.arms import fit_arm, fit_code, up_to_date
 from sie_spark.training.manifest import Draw
 
 
@@ -41,4 +41,6 @@ def run(ctx: Context) -> StageResult:
 
 def reference_fingerprint(ctx: Context, samples: TableRef, encoded: str) -> str:
     """What the reference model is fitted on and how."""
-    return ctx.fingerprint("train", "model", "pilot", "training", samples=samples.content, encoder=encoded)
+    return ctx.fingerprint(
+        "train", "model", "pilot", "training", code=fit_code(ctx), samples=samples.content, encoder=encoded
+    )

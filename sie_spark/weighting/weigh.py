@@ -16,12 +16,14 @@ from sie_spark.weighting.solving_sample import solving_sample
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+CODE = ("sie_spark.weighting", "sie_spark.platform.draws", "sie_spark.platform.sampling_rate")
+
 
 def run(ctx: Context) -> StageResult:
     """Write ``training_set``: the rows of every arm that keeps some."""
     plans = planned(ctx.config)
     source = ctx.catalog.ref("scores")
-    fingerprint = ctx.fingerprint("weigh", "weighting", "arms", scores=source.content)
+    fingerprint = ctx.fingerprint("weigh", "weighting", "arms", code=CODE, scores=source.content)
     inputs = {"scores": source}
     details = ctx.finished("weigh", fingerprint, table="training_set")
     if details is not None:
