@@ -32,6 +32,7 @@ SETTINGS = (
 )
 
 CODE = ("sie_spark.features",)
+PARTS = ("train", "validation", "test")
 
 
 def run(ctx: Context) -> StageResult:
@@ -110,7 +111,7 @@ def _encode(ctx: Context) -> StageResult:
 class Labels:
     """Rows by part and label state."""
 
-    counts: dict[tuple[str, str], int]  # (train | test, zero | one | null | immature | other) -> rows
+    counts: dict[tuple[str, str], int]  # (part of PARTS, zero | one | null | immature | other) -> rows
 
     def of(self, part: str, state: str) -> int:
         """Rows of a part in a state."""
@@ -142,18 +143,18 @@ class Labels:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the report."""
         states = ("zero", "one", "null", "immature", "other")
-        return {part: {state: self.of(part, state) for state in states} for part in ("train", "test")}
+        return {part: {state: self.of(part, state) for state in states} for part in PARTS}
 
     @property
     def left_out(self) -> str:
         """How many rows have no label, and how many none that is final, in words."""
         words = {"null": "without a label", "immature": "whose label is not final yet"}
-        counted = {said: self.of("train", state) + self.of("test", state) for state, said in words.items()}
+        counted = {said: sum(self.of(part, state) for part in PARTS) for state, said in words.items()}
         return ", ".join(f"{rows:,} rows {said}" for said, rows in counted.items() if rows)
 
     def check_values(self) -> None:
         """Raise where a label is neither 0, 1 nor null."""
-        other = self.of("train", "other") + self.of("test", "other")
+        other = sum(self.of(part, "other") for part in PARTS)
         if other:
             raise DataError(
                 f"impressions: {other:,} labels are neither 0 nor 1",
@@ -184,7 +185,7 @@ class Labels:
 
 def count_labels(rows: DataFrame) -> dict[str, Labels]:
     """Rows of each date by part and label state (three small columns, one job)."""
-    counted = rows.groupBy("event_date", "split", "__state").count().collect()  # at most ten rows a date
+    counted = rows.groupBy("event_date", "split", "__state").count().collect()  # at most fifteen rows a date
     found: dict[str, dict[tuple[str, str], int]] = {}
     for day, part, state, count in counted:
         found.setdefault(str(day), {})[part, state] = int(count)
@@ -213,14 +214,13 @@ def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
     from pyspark.sql import functions as F
 
     label = F.col("label").cast("double")
-    train = cut.is_train()
     state = (
         F.when(label.isNull(), "null").when(label == 0.0, "zero").when(label == 1.0, "one").otherwise("other")
     )
     if ctx.config.dataset.label_hours > 0:
         immature = cut.is_immature(ctx.config.dataset, impressions.columns)
         state = F.when(immature, "immature").otherwise(state)
-    rows = impressions.withColumns({"split": F.when(train, "train").otherwise("test"), "__state": state})
+    rows = impressions.withColumns({"split": cut.part(), "__state": state})
     return rows.withColumn("__keep", F.col("__state").isin("zero", "one"))
 
 
@@ -330,13 +330,14 @@ def _rows(details: dict[str, Any]) -> Rows:
 
 
 def _metrics(details: dict[str, Any]) -> dict[str, float]:
-    train = details.get("labels", {}).get("train", {})
-    test = details.get("labels", {}).get("test", {})
-    metrics = {}
-    for name, part in (("train", train), ("test", test)):
+    labels, metrics = details.get("labels", {}), {}
+    for name in PARTS:
+        part = labels.get(name, {})
         rows = part.get("zero", 0) + part.get("one", 0)
+        if name == "validation" and not any(part.values()):
+            continue  # none was asked for
         metrics[f"rows_{name}"] = float(rows)
         metrics[f"label_rate_{name}"] = part.get("one", 0) / rows if rows else 0.0
     for state in ("null", "immature"):  # read = kept + these
-        metrics[f"rows_{state}"] = float(train.get(state, 0) + test.get(state, 0))
+        metrics[f"rows_{state}"] = float(sum(part.get(state, 0) for part in labels.values()))
     return metrics

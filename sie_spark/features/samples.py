@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def split_rows(ctx: Context, version: int, part: Literal["train", "test"]) -> DataFrame:
+def split_rows(ctx: Context, version: int, part: Literal["train", "validation", "test"]) -> DataFrame:
     """The encoded rows of a part; no fit, score or weight looks at those of ``test``."""
     return ctx.catalog.read("samples", version=version).where(f"split = '{part}'")
 

@@ -1,10 +1,10 @@
-"""Which rows train and which test: one cut in time, exact, and nothing before it looks past it."""
+"""Which rows train, validate and test: cuts in time, exact, and nothing before a cut looks past it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +18,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cut:
-    """The frozen split: by time ``train < seconds <= test`` (epoch seconds, UTC), or by hash of the group."""
+    """The frozen split, by time (epoch seconds, UTC) or by hash of the group.
+
+    By time ``train < validation_seconds <= validation < seconds <= test``; without a validation part
+    ``validation_seconds`` is None, and by hash ``validation_fraction`` is 0.
+    """
 
     by: str
     seconds: int | None = None
     test_fraction: float | None = None
+    validation_seconds: int | None = None
+    validation_fraction: float = 0.0
 
-    def is_train(self) -> Column:
-        """True for a training row, over impression columns."""
+    def part(self) -> Column:
+        """``train``, ``validation`` or ``test``, over impression columns."""
         from pyspark.sql import functions as F
 
         if self.by == "hash":
-            return unit_interval("group_key", F.lit("split")) >= F.lit(self.test_fraction)
-        return F.unix_seconds("event_ts") < F.lit(self.seconds)
+            place, test = unit_interval("group_key", F.lit("split")), self.test_fraction or 0.0
+            validation = place < F.lit(test + self.validation_fraction * (1.0 - test))
+            return F.when(place < F.lit(test), "test").when(validation, "validation").otherwise("train")
+        seconds = F.unix_seconds("event_ts")
+        before = F.when(seconds < F.lit(self.validation_seconds or self.seconds), "train")
+        return before.when(seconds < F.lit(self.seconds), "validation").otherwise("test")
 
     def is_immature(self, dataset: Dataset, columns: Sequence[str]) -> Column:
-        """True where a label was not final yet: at the end of the log or, in training, at the cut.
+        """True where a label was not final yet: at the end of the log or, before a cut, at that cut.
 
         A row near the cut owes its label to days that a model trained at the cut could not have seen; one near
         the end of the log, a test row as well, may still get its outcome, and its 0 is no negative.
@@ -43,8 +53,10 @@ class Cut:
         known = knows_final(dataset, columns)
         young = ~F.coalesce(F.col("label_mature"), F.lit(True)) if known else F.lit(False)
         if self.by == "time":
-            at_cut = F.unix_seconds("event_ts") + F.lit(dataset.label_hours * 3600.0) > F.lit(self.seconds)
-            young = young | (self.is_train() & at_cut)
+            final = F.unix_seconds("event_ts") + F.lit(dataset.label_hours * 3600.0)
+            cut = F.when(self.part() == "train", F.lit(self.validation_seconds or self.seconds))
+            cut = cut.when(self.part() == "validation", F.lit(self.seconds))
+            young = young | F.coalesce(final > cut, F.lit(False))
         return young
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,7 +67,7 @@ class Cut:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Cut:
         """Inverse of :meth:`as_dict`."""
-        return cls(data["by"], data["seconds"], data["test_fraction"])
+        return cls(**{field.name: data[field.name] for field in fields(cls)})
 
 
 def knows_final(dataset: Dataset, columns: Sequence[str]) -> bool:
@@ -64,9 +76,9 @@ def knows_final(dataset: Dataset, columns: Sequence[str]) -> bool:
 
 
 def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
-    """The cut the settings ask for; by time, an exact percentile of epoch seconds.
+    """The cuts the settings ask for; by time, exact percentiles of epoch seconds.
 
-    Of conversions, the rows are counted whose label is final: the others are no test rows.
+    The validation part is the last share of what the test part leaves. Of conversions, the rows are counted whose label is final: the others are no test rows.
 
     Raises
     ------
@@ -75,9 +87,41 @@ def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
     """
     split = dataset.split
     if split.by == "hash":
-        return Cut("hash", test_fraction=split.test_fraction)
+        return Cut("hash", test_fraction=split.test_fraction, validation_fraction=split.validation_fraction)
+    cut = _test_cut(impressions, dataset)
+    if not split.validation_fraction:
+        return Cut("time", seconds=cut)
+    return Cut(
+        "time", seconds=cut, validation_seconds=_validation_cut(impressions, cut, split.validation_fraction)
+    )
+
+
+def _validation_cut(impressions: DataFrame, test_from: int, fraction: float) -> int:
+    from pyspark.sql import functions as F
+
+    seconds = F.unix_seconds("event_ts")
+    before = impressions.where(seconds < F.lit(test_from))
+    row = before.agg(F.percentile(seconds, F.lit(1.0 - fraction)), F.min(seconds), F.max(seconds)).first()
+    assert row is not None
+    if row[0] is None:
+        raise DataError(
+            f"impressions: no row lies before {_iso(test_from)}, where the test part begins",
+            remedy="move dataset.split.test_from",
+        )
+    cut = max(math.ceil(row[0]), int(row[1]) + 1)
+    if cut > row[2]:
+        raise DataError(
+            f"impressions: all times before the test part lie between {_iso(row[1])} and {_iso(row[2])}, too close to"
+            " set a validation part apart by time",
+            remedy="set dataset.split.validation_fraction=0, or dataset.split.by=hash",
+        )
+    return cut
+
+
+def _test_cut(impressions: DataFrame, dataset: Dataset) -> int:
+    split = dataset.split
     if split.test_from is not None:
-        return Cut("time", seconds=_epoch(split.test_from))
+        return _epoch(split.test_from)
     from pyspark.sql import functions as F
 
     seconds = F.unix_seconds("event_ts")
@@ -104,7 +148,7 @@ def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
             f"impressions: all times lie between {_iso(row[1])} and {_iso(row[2])}, too close for a split by time",
             remedy="set dataset.split.by=hash, or dataset.split.test_from to a time between them",
         )
-    return Cut("time", seconds=cut)
+    return cut
 
 
 def _iso(seconds: int) -> str:

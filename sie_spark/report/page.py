@@ -269,8 +269,11 @@ def _flow(facts: Facts) -> list[dict[str, Any]]:
     out = sum(counts.get(state, 0) for counts in labels.values() for state in ("null", "immature"))
     if out:
         steps.append(("no label, or not final yet", "lost", out))
-    for part, name in (("test", "test samples"), ("train", "training samples")):
+    parts = {"test": "test samples", "validation": "validation samples", "train": "training samples"}
+    for part, name in parts.items():
         counts = labels.get(part)
+        if part == "validation" and not any((counts or {}).values()):
+            continue  # none was asked for
         steps.append((name, "all", counts["zero"] + counts["one"] if counts else None))
     steps.append(("important rows kept", "kept", weighed.get("kept")))
     known = [(name, kind, rows) for name, kind, rows in steps if rows is not None]

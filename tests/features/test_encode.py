@@ -246,6 +246,38 @@ def test_split_at_a_given_time_and_by_hash(make_context: Any, tmp_path: Any) -> 
     assert 0.15 < share < 0.65
 
 
+@pytest.mark.parametrize("by", ["time", "hash"])
+def test_a_validation_part_is_off_limits(make_context: Any, by: str) -> None:
+    """By time the last quarter of what is left before the test part; by hash a quarter of the groups' rows."""
+    ctx = make_context(settings(features=PLAIN, split={"by": by, "validation_fraction": 0.25}))
+    data = rows()
+    seconds = np.array([int(row["event_ts"].timestamp()) for row in data])
+    cut = int(np.ceil(np.percentile(seconds, 80)))
+    start = int(np.ceil(np.percentile(seconds[seconds < cut], 75)))
+    for row in data:
+        if start <= row["event_ts"].timestamp() < cut and by == "time":
+            row["item_id"] = "only in the validation part"
+    store(ctx, data)
+    result = encode.run(ctx)
+    samples = stored(ctx)
+    parts = {
+        name: [s for s in samples.values() if s["split"] == name] for name in ("train", "validation", "test")
+    }
+    for name, part in parts.items():
+        assert result.metrics[f"rows_{name}"] == len(part) > 0
+    if by == "hash":
+        groups = [{s["group_id"] for s in part} for part in parts.values()]
+        assert not (groups[0] & groups[1] or groups[1] & groups[2] or groups[0] & groups[2])
+        return
+    assert result.details["split"]["validation_seconds"] == start
+    for row in data:
+        at = row["event_ts"].timestamp()
+        expected = "train" if at < start else "validation" if at < cut else "test"
+        assert samples[xxhash64(row["impression_id"].encode())]["split"] == expected
+    # frequent as it is, the vocabulary does not know it
+    assert {s["cat"][0] for s in parts["validation"]} == {0}
+
+
 def test_conversions_that_are_not_final_stay_out_of_training(make_context: Any) -> None:
     """A day before the cut a label owes to days after it: neither its 0 nor its 1 may train.
 

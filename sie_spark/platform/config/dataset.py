@@ -191,11 +191,18 @@ class History(Settings):
 
 
 class Split(Settings):
-    """Train and test by time; the test part is never filtered, weighted or looked at by a fit."""
+    """Train, validation and test by time; the test part is never filtered, weighted or looked at by a fit."""
 
     test_fraction: float = Field(0.2, gt=0, lt=1, description="last share of impressions by time")
     test_from: str | None = Field(None, description="ISO timestamp; overrides test_fraction")
     by: Literal["time", "hash"] = Field("time", description="hash: for tables without a time (by group_id)")
+    validation_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the training rows set apart to choose by: the last ones by time, or some by hash of the"
+        " group; no fit, vocabulary or weight looks at them",
+    )
 
     @field_validator("test_from")
     @classmethod
