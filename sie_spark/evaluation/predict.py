@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +12,10 @@ import torch
 from torch import nn
 
 from sie_spark.models import Batch
+from sie_spark.models.cache import CACHE
+from sie_spark.models.objective import BINARY, one_logit_a_row
 from sie_spark.models.store import model_from_bytes
 from sie_spark.platform.errors import ModelError
-from sie_spark.platform.inputs import InputSpec
-from sie_spark.platform.root import read_bytes
-
-_LOADED: dict[str, tuple[nn.Module, InputSpec]] = {}
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,12 @@ class PredictRows:
         decoded: Batch | None = None
         for chosen in self.models:
             if chosen.digest not in done:
-                model, spec = load(chosen, {other.digest for other in self.models})
+                make = partial(model_from_bytes, where=chosen.uri)
+                model, spec = CACHE.get(chosen.uri, chosen.digest, make)
                 decoded = decoded or Batch.from_arrow(batch, spec)
                 done[chosen.digest] = logits(model, decoded, self.micro_batch, chosen.arm)
             values = done[chosen.digest]
-            p = 1.0 / (1.0 + np.exp(-np.clip(values, -700, 700)))
+            p = BINARY.predictions(torch.from_numpy(values))["label"].numpy()
             kept = [batch.column(name) for name in self.keep]
             arm = pa.array([chosen.arm]).take(pa.array(np.zeros(batch.num_rows, np.int64)))
             columns = [*kept, arm, pa.array(values), pa.array(p)]
@@ -72,12 +71,7 @@ def logits(model: nn.Module, batch: Batch, micro_batch: int, arm: str) -> np.nda
     parts = []
     with torch.inference_mode():
         for part in batch.split(micro_batch):
-            found = model(**part.inputs)
-            if found.shape != part.label.shape:
-                raise ModelError(
-                    f"model '{arm}' returned logits of shape {list(found.shape)} for {len(part)} rows",
-                    remedy="return one logit a row, float32 [N] (squeeze the last dimension)",
-                )
+            found = one_logit_a_row(model(**part.inputs), part, model=f"model '{arm}'")
             parts.append(found.double().numpy())
     values = np.concatenate(parts) if parts else np.zeros(0)
     if not np.isfinite(values).all():
@@ -87,23 +81,3 @@ def logits(model: nn.Module, batch: Batch, micro_batch: int, arm: str) -> np.nda
             remedy="lower training.learning_rate, or look for extremes among the dense features",
         )
     return values
-
-
-def load(chosen: ArmModel, wanted: set[str]) -> tuple[nn.Module, InputSpec]:
-    """A model, read once a worker; models that this job does not use are let go.
-
-    Raises
-    ------
-    ModelError
-        when the file holds other bytes than the driver saw.
-    """
-    if chosen.digest not in _LOADED:
-        for old in set(_LOADED) - wanted:
-            del _LOADED[old]
-        data = read_bytes(chosen.uri)
-        if hashlib.sha256(data).hexdigest() != chosen.digest:
-            raise ModelError(
-                f"{chosen.uri} changed while it was being used", remedy="run 'sie evaluate' again"
-            )
-        _LOADED[chosen.digest] = model_from_bytes(data, where=chosen.uri)
-    return _LOADED[chosen.digest]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sie_spark.models.objective import BINARY
 from sie_spark.platform.inputs import InputSpec
 
 
@@ -33,7 +34,7 @@ class ServedModel(nn.Module):
             piece = rows[:, start : start + width]
             inputs[name] = piece.to(torch.int64) if integer else piece.to(torch.float32)
             start += width
-        return torch.sigmoid(self.model(**inputs))
+        return BINARY.predictions(self.model(**inputs))["label"]
 
 
 def flat_columns(spec: InputSpec) -> list[str]:

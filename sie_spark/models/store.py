@@ -33,9 +33,17 @@ class SavedModel:
 
 
 def save_model(
-    root: Root, model: nn.Module, *, arm: str, fingerprint: str, settings: Model, inputs: InputSpec
+    root: Root,
+    model: nn.Module,
+    *,
+    arm: str,
+    fingerprint: str,
+    settings: Model,
+    inputs: InputSpec,
+    epoch: int | None = None,
 ) -> str:
-    """Write ``models/<arm>/<fingerprint>/model.pt``; returns its path or URI."""
+    """Write ``models/<arm>/<fingerprint>/model.pt``, or ``epoch-<k>.pt`` beside it; returns its path or URI."""
+    name = "model.pt" if epoch is None else f"epoch-{epoch}.pt"
     data = {
         "format_version": FORMAT,
         "arm": arm,
@@ -44,7 +52,7 @@ def save_model(
         "model": settings.model_dump(mode="json"),
         "inputs": inputs.as_dict(),
     }
-    return root.write_bytes(_dump(data), "models", arm, fingerprint, "model.pt")
+    return root.write_bytes(_dump(data), "models", arm, fingerprint, name)
 
 
 def load_model(uri: str) -> tuple[nn.Module, InputSpec]:
@@ -75,6 +83,16 @@ def model_from_bytes(data: bytes, *, where: str) -> tuple[nn.Module, InputSpec]:
             remedy="the class changed since it was fitted: run 'sie train --set run.force=true'",
         ) from error
     return model.eval(), spec
+
+
+def kept_epochs(root: Root, saved: SavedModel) -> dict[int, str]:
+    """Epoch -> path or URI of the models that a fit kept on its way, in order; see ``training.keep_epochs``."""
+    folder = saved.path.rpartition("/")[0].rpartition("/models/")[2].split("/")
+    found = {}
+    for name in root.entries("models", *folder):
+        if name.startswith("epoch-"):
+            found[int(name.removeprefix("epoch-").removesuffix(".pt"))] = root.path("models", *folder, name)
+    return dict(sorted(found.items()))
 
 
 def set_current(root: Root, saved: SavedModel) -> None:

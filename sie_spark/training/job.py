@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,6 +119,20 @@ def _fit(job: Job, root: Root, group: Group) -> dict[str, Any]:
         # every rank reads the same rows here, so that all start from the same weights
         first = Feed(manifest, spec, batch_size=512, seed=settings.seed, shuffle_rows=2048)
         set_output_bias(model, next(first.epoch(0)), job.base_logit)
+    save_as = partial(
+        save_model,
+        root,
+        model,
+        arm=job.arm,
+        fingerprint=job.fingerprint,
+        settings=Model(**job.model),
+        inputs=spec,
+    )
+
+    def keep(epoch: int) -> None:
+        if epoch in settings.keep_epochs:
+            save_as(epoch=epoch)
+
     with stop_on_sigterm() as stopping:
         history = fit(
             model,
@@ -128,13 +143,12 @@ def _fit(job: Job, root: Root, group: Group) -> dict[str, Any]:
             group=group,
             state=state,
             save=lambda value: save_state(root, job.folder, value),
+            keep=keep,
             stopping=stopping,
         )
     if group.rank == 0:
         log_losses(job.tracking, job.arm, history.loss)
-        save_model(
-            root, model, arm=job.arm, fingerprint=job.fingerprint, settings=Model(**job.model), inputs=spec
-        )
+        save_as()
     return {
         **history.as_dict(),
         "processes": group.world,

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sie_spark.models import Batch
+from sie_spark.models.objective import BINARY, Objective, one_logit_a_row
 from sie_spark.platform.config import Training
 from sie_spark.platform.errors import ModelError
 from sie_spark.training.feed import Feed
@@ -83,6 +83,7 @@ def fit(
     group: Group | None = None,
     state: dict[str, Any] | None = None,
     save: Callable[[dict[str, Any]], None] | None = None,
+    keep: Callable[[int], None] = lambda epoch: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> History:
     """Fit a model in place.
@@ -98,6 +99,8 @@ def fit(
         a checkpoint written by ``save``; the fit goes on where it stopped.
     save:
         called by rank 0 with a checkpoint after every epoch and when stopping.
+    keep:
+        called by rank 0 after every epoch, counted from 1, with the model as it is then.
     stopping:
         whether this rank was asked to stop; every rank then stops after the same step.
 
@@ -116,7 +119,7 @@ def fit(
         history, position, sums = _restore(state, model, optimisers, feed)
     began, before = time.monotonic(), history.seconds
 
-    def keep(here: Position) -> None:
+    def save_at(here: Position) -> None:
         history.seconds = before + time.monotonic() - began
         if save is not None and group.rank == 0:
             save(
@@ -154,7 +157,7 @@ def fit(
             history.steps += 1
             history.rows += rows
             if said[2] > 0 and step + 1 < feed.steps:
-                keep(Position(position.manifest, epoch, step + 1, feed.lanes, history.rows))
+                save_at(Position(position.manifest, epoch, step + 1, feed.lanes, history.rows))
                 raise Stopped(
                     f"training was asked to stop after {history.steps} of {total} steps; a checkpoint is written",
                     remedy="run the same command again: it goes on from there",
@@ -163,21 +166,16 @@ def fit(
         history.epochs = epoch + 1
         history.loss.append(float(sums[0] / sums[1]))
         sums = torch.zeros(2, dtype=torch.float64)
-        keep(Position(position.manifest, epoch + 1, 0, feed.lanes, history.rows))
+        if group.rank == 0:
+            keep(epoch + 1)
+        save_at(Position(position.manifest, epoch + 1, 0, feed.lanes, history.rows))
     model.eval()
     return history
 
 
-def weighted_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """``sum_i w_i BCE(sigmoid(g_i + l_i), y_i)``, a scalar."""
-    logit = model(**batch.inputs)
-    if logit.shape != batch.label.shape:
-        raise ModelError(
-            f"the model returned logits of shape {list(logit.shape)} for {len(batch)} rows",
-            remedy="return one logit a row, float32 [N] (squeeze the last dimension)",
-        )
-    losses = functional.binary_cross_entropy_with_logits(logit + batch.offset, batch.label, reduction="none")
-    return (losses * batch.weight).sum()
+def weighted_loss(model: nn.Module, batch: Batch, objective: Objective = BINARY) -> Tensor:
+    """Sum of the objective's losses over a batch, a scalar."""
+    return objective.losses(one_logit_a_row(model(**batch.inputs), batch), batch).sum()
 
 
 def rate_factor(schedule: str, step: int, total: int) -> float:

@@ -19,9 +19,11 @@ from planted import SPEC, planted_rows
 from torch import Tensor, nn
 
 from sie_spark.models import Batch, build_model
+from sie_spark.models.store import SavedModel, kept_epochs, load_model
 from sie_spark.platform.config import Model, Training
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
+from sie_spark.platform.root import Root
 from sie_spark.training.feed import Feed
 from sie_spark.training.job import Job, run_rank
 from sie_spark.training.loop import (
@@ -240,6 +242,21 @@ def test_two_ranks_equal_one(tmp_path: Path, optimiser: str) -> None:
         # Adam divides by the gradient's size: rounding shows where a gradient is nearly zero
         assert torch.allclose(value, second[name], atol=2e-3), name
         assert float((value - second[name]).double().abs().mean()) < 1e-5, name
+
+
+def test_models_of_chosen_epochs_are_kept(tmp_path: Path) -> None:
+    """Each is what a fit that reads the same rows the same way was after that epoch; the last is the model."""
+    manifest = small_manifest(tmp_path, rows=1500)
+    settings = {"epochs": 3, "keep_epochs": [1, 3, 9], "schedule": "constant"}
+    run_rank(job_of(tmp_path / "three", manifest, **settings), distributed=False)
+    run_rank(job_of(tmp_path / "one", manifest, **{**settings, "epochs": 1}), distributed=False)
+    root = Root(tmp_path / "three")
+    saved = SavedModel("full", "f", root.path("models", "full", "f", "model.pt"), {})
+    kept = {epoch: load_model(path)[0].state_dict() for epoch, path in kept_epochs(root, saved).items()}
+    assert list(kept) == [1, 3]
+    for epoch, expected in ((1, state_dict(tmp_path / "one")), (3, state_dict(tmp_path / "three"))):
+        for name, value in expected.items():
+            torch.testing.assert_close(kept[epoch][name], value, rtol=0, atol=0)
 
 
 def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(tmp_path: Path) -> None:

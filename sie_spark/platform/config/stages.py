@@ -52,6 +52,9 @@ class Training(Settings):
         ge=0,
         description="small subsets: the batch is halved (to 64), then epochs are added, until this many",
     )
+    keep_epochs: list[Annotated[int, Field(ge=1)]] = Field(
+        [], description="the model is kept as it was after these epochs too, for scorers that look at several"
+    )
     processes: int = Field(
         2, ge=1, description="ranks of TorchDistributor; 1 with distributed=false runs in place"
     )
