@@ -133,9 +133,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, 
             if options.job in ("run", "demo"):
                 result, run_id = run_all(ctx, tracker, simulate=_simulated(config, root))
             else:
-                arguments = (
-                    {"user": options.user, "at_once": options.at_once} if options.job == "forget" else {}
-                )
+                own = {"forget": {"user": "user", "at_once": "at_once"}, "score": {"plan_only": "plan"}}
+                arguments = {key: getattr(options, name) for key, name in own.get(options.job, {}).items()}
                 result, run_id = run_stage(options.job, ctx, tracker, **arguments)
             details = ctx.load_details("evaluate")
         finally:
@@ -176,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
             job.add_argument("--user", required=True, help="the identifier as it stands in the source")
             job.add_argument(
                 "--at-once", action="store_true", help="vacuum now; ends the tables' time travel"
+            )
+        if name == "score":
+            job.add_argument(
+                "--plan", action="store_true", help="print the passes that would run, and do nothing"
             )
         job.add_argument("--quiet", action="store_true", help="no progress on stderr")
     settings = jobs.add_parser("settings", help=SETTINGS, description=SETTINGS)

@@ -1,5 +1,6 @@
-"""Scores of training samples, computed by Arrow workers in one pass."""
+"""How important is each sample? Scorers share one pass of the reference model over the rows."""
 
-from sie_spark.importance.registry import SCORERS, Backward, Scorer, register_scorer
+from sie_spark.importance.contracts import Given, ModelRef, Scorer, Seen
+from sie_spark.importance.registry import SCORERS, register_scorer
 
-__all__ = ["SCORERS", "Backward", "Scorer", "register_scorer"]
+__all__ = ["SCORERS", "Given", "ModelRef", "Scorer", "Seen", "register_scorer"]

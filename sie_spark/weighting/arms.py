@@ -112,11 +112,13 @@ def planned(config: Config) -> list[Plan]:
 
 def _check_score(plan: Plan, config: Config) -> None:
     SCORERS[plan.score]  # an unknown name is refused
-    if "score" in plan.policy.reads and plan.score not in config.importance.scorers:
+    computed = {"p", *(f"score_{name}" for name in config.importance.scorers)}
+    for column in sorted(plan.columns - computed):
+        name = column.removeprefix("score_")
         raise ConfigError(
-            f"arm '{plan.name}' weighs by score '{plan.score}', which importance.scorers does not compute",
-            remedy=f"add '{plan.score}' to importance.scorers, or choose one of "
-            f"{', '.join(config.importance.scorers)}",
+            f"policy '{plan.policy.name}' of arm '{plan.name}' reads score '{name}', which importance.scorers does not"
+            " compute",
+            remedy=f"add '{name}' to importance.scorers, which has {', '.join(config.importance.scorers)}",
         )
 
 

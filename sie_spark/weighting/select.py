@@ -22,7 +22,7 @@ def kept_rows(scores: DataFrame, arms: list[Arm], *, seed: int) -> DataFrame:
     """Sample columns of the kept rows with arm, pi, offset, weight, seed, policy and policy_version."""
     from pyspark.sql import functions as F
 
-    added = {"p", "logit_grad_norm", "scorer_version"}
+    added = {"p", "scorer_versions"}
     samples = [name for name in scores.columns if name not in added and not name.startswith("score_")]
     chosen = F.filter(F.array(*(_arm(arm, seed) for arm in arms)), lambda arm: arm["keep"])
     return scores.select(*samples, F.inline(chosen)).drop("keep")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MOST_ROWS = 200_000
+NORM = "logit_grad_norm"  # the scorer behind a row's norm
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SolvingSample:
 
 def columns_of(reads: Collection[str], score: str) -> dict[str, str]:
     """Part of a row -> column of table ``scores``, for the parts that a policy reads."""
-    columns = {"p": "p", "norm": "logit_grad_norm", "score": f"score_{score}"}
+    columns = {"p": "p", "norm": f"score_{NORM}", "score": f"score_{score}"}
     return {part: columns[part] for part in reads}
 
 
@@ -74,6 +75,6 @@ def solving_sample(scores: DataFrame, columns: Collection[str], *, rows: int, se
         label=found["label"],
         rate=found["sampling_rate"],
         p=found.get("p"),
-        norm=found.get("logit_grad_norm"),
+        norm=found.get(f"score_{NORM}"),
         scores={name.removeprefix("score_"): values for name, values in found.items() if "score_" in name},
     )

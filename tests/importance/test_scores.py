@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sie_spark.gradients import Engine, Norms, UnsupportedParameter
-from sie_spark.importance import SCORERS, worker
-from sie_spark.importance.worker import Loaded, ScoreRows, build_engine, score_batch, score_columns
+from sie_spark.importance import SCORERS, Given, ModelRef
+from sie_spark.importance.artefacts import digests
+from sie_spark.importance.contracts import REFERENCE, Accumulator, Fit, state_from_bytes, state_to_bytes
+from sie_spark.importance.fits.validation_gradient import ValidationGradient
+from sie_spark.importance.plan import make_plan
+from sie_spark.importance.worker import FitRows, Loaded, Pass, ScoreRows, build_engine, joined, look
 from sie_spark.models import Batch, build_model
-from sie_spark.models.store import save_model
+from sie_spark.models.cache import CACHE
+from sie_spark.models.store import load_model, save_model
 from sie_spark.platform.config import Model
-from sie_spark.platform.errors import ConfigError, ModelError, StageOrderError
+from sie_spark.platform.errors import ConfigError, DataError, ModelError, StageOrderError
 from sie_spark.platform.root import Root
 
-ALL = ("loss", "error", "grad_norm", "margin", "entropy")
+LATE = f"{REFERENCE}@1"
+KNOWN = {
+    name: ModelRef(name, "", "", rate)
+    for name, rate in ((REFERENCE, 0.0), (LATE, 0.01), (f"{REFERENCE}@2", 0.005))
+}
+ALL = sorted(SCORERS)
 SETTINGS = Model(embedding_dim=4, hidden=[8], cross_layers=1)
 
 
-def batch_of(rows: int = 40) -> Batch:
-    frame = planted_rows(rows)
+def batch_of(rows: int = 40, seed: int = 0) -> Batch:
+    frame = planted_rows(rows, seed=seed)
     table = pa.table(
         {
             "sample_id": pa.array(range(rows), pa.int64()),
@@ -41,53 +53,185 @@ def batch_of(rows: int = 40) -> Batch:
     return Batch.from_arrow(table, SPEC)
 
 
-def loaded(name: str = "dcnv2") -> Loaded:
-    model = build_model(SETTINGS.model_copy(update={"name": name}), SPEC, seed=0).eval()
-    return Loaded(model, build_engine(model), SPEC)
+def fresh(name: str = "dcnv2", seed: int = 0) -> nn.Module:
+    """A model whose output layer has left its start at zero."""
+    model = build_model(SETTINGS.model_copy(update={"name": name}), SPEC, seed=seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    return model
+
+
+def validation_rows() -> Batch:
+    return replace(batch_of(30, seed=9), weight=torch.linspace(0.5, 2.0, 30))
+
+
+def fitted(models: dict[str, nn.Module]) -> Given:
+    """Artefacts of every model, as two partitions would make them."""
+    states = {}
+    for name, model in models.items():
+        fit, given = ValidationGradient(name), Given(KNOWN)
+        parts = []
+        for rows in (slice(0, 11), slice(11, 30)):
+            one = fit.open(given)
+            batch = validation_rows().take(rows)
+            one.add(look({name: Loaded(model, SPEC)}, batch, joined([one.quantities()])))
+            parts.append(state_from_bytes(state_to_bytes(one.state())))
+        states[fit.key] = fit.finish(fit.merge(parts), given)
+    return Given(KNOWN, states)
+
+
+def scored(
+    models: dict[str, nn.Module], names: list[str], batch: Batch | None = None
+) -> dict[str, np.ndarray]:
+    given = fitted(models)
+    quantities = joined([SCORERS[name].quantities(given) for name in names])
+    loaded = {
+        name: Loaded(model, SPEC, build_engine(model) if quantities.get(name) else None)
+        for name, model in models.items()
+    }
+    seen = look(loaded, batch_of() if batch is None else batch, quantities)
+    return {name: SCORERS[name].score(seen, given).double().numpy() for name in names}
+
+
+def gradient(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """Of the summed weighted loss, parameter by parameter."""
+    losses = functional.binary_cross_entropy_with_logits(model(**batch.inputs), batch.label, reduction="none")
+    found = torch.autograd.grad((losses * batch.weight).sum(), list(model.parameters()), allow_unused=True)
+    return [
+        torch.zeros_like(p, dtype=torch.float64) if g is None else g.double()
+        for g, p in zip(found, model.parameters(), strict=True)
+    ]
+
+
+def rows_of(batch: Batch) -> list[Batch]:
+    return [replace(one, weight=torch.ones(1)) for one in batch.split(1)]
 
 
 @pytest.mark.parametrize("name", ["lr", "deepfm", "dcnv2"])
-def test_grad_norm_equals_a_backward_a_row_and_the_engine_on_the_loss(name: str) -> None:
-    ready, batch = loaded(name), batch_of()
-    found = score_batch(ready, batch, ALL)
-    parameters = list(ready.model.parameters())
-    for row in range(len(batch)):
-        one = batch.take(slice(row, row + 1))
-        loss = functional.binary_cross_entropy_with_logits(ready.model(**one.inputs), one.label)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        slow = sum(float(g.double().square().sum()) for g in gradients if g is not None) ** 0.5
-        assert found["score_grad_norm"][row] == pytest.approx(slow, rel=1e-4)
-        assert found["score_loss"][row] == pytest.approx(float(loss.detach()), rel=1e-5)
+def test_gradient_scores_equal_a_backward_a_row(name: str) -> None:
+    """GraNd, the dot with the validation gradient and TracIn, each from one-row backwards of its definition."""
+    models = {model: fresh(name, seed) for seed, model in enumerate(KNOWN)}
+    found = scored(models, ["grad_norm", "loss", "gradient_dot", "tracin"])
+    directions = {}
+    for model, module in models.items():
+        total = gradient(module, validation_rows())
+        directions[model] = [value / float(validation_rows().weight.sum()) for value in total]
+    for row, one in enumerate(rows_of(batch_of())):
+        by_model = {model: gradient(module, one) for model, module in models.items()}
+        dots = {
+            model: sum(float((g * v).sum()) for g, v in zip(by_model[model], directions[model], strict=True))
+            for model in models
+        }
+        norm = sum(float(g.square().sum()) for g in by_model[REFERENCE]) ** 0.5
+        assert found["grad_norm"][row] == pytest.approx(norm, rel=1e-4)
+        assert found["gradient_dot"][row] == pytest.approx(dots[REFERENCE], rel=1e-3, abs=1e-6)
+        tracin = sum(KNOWN[model].learning_rate * dots[model] for model in models)
+        assert found["tracin"][row] == pytest.approx(tracin, rel=1e-3, abs=1e-8)
+    bce = functional.binary_cross_entropy_with_logits
+    batch = batch_of()
+    norms = Norms()
+    squared = Engine(models[REFERENCE])(
+        batch.inputs, lambda logit: bce(logit, batch.label, reduction="none"), norms
+    )[norms.key]
+    np.testing.assert_allclose(found["grad_norm"], squared.sqrt().numpy(), rtol=1e-4)
 
-    def bce(logit: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(logit, batch.label, reduction="none")
 
-    squared = Engine(ready.model)(batch.inputs, bce, Norms()).squared_norm
-    assert squared is not None
-    np.testing.assert_allclose(found["score_grad_norm"], squared.sqrt().numpy(), rtol=1e-4)
+def test_a_helpful_row_lowers_validation_loss() -> None:
+    """The sign of the dot is that of what a small step on the row does."""
+    model = fresh()
+    found = scored({REFERENCE: model}, ["gradient_dot"])["gradient_dot"]
+    validation = validation_rows()
+
+    def loss(module: nn.Module) -> float:
+        with torch.no_grad():
+            values = functional.binary_cross_entropy_with_logits(
+                module(**validation.inputs), validation.label, reduction="none"
+            )
+        return float((values * validation.weight).sum() / validation.weight.sum())
+
+    rate, before = 1e-3, loss(model)
+    for row in np.argsort(found)[[0, 1, -2, -1]]:
+        stepped = copy.deepcopy(model)
+        step = gradient(model, rows_of(batch_of())[row])
+        with torch.no_grad():
+            for value, direction in zip(stepped.parameters(), step, strict=True):
+                value.sub_(rate * direction.float())
+        assert np.sign(before - loss(stepped)) == np.sign(found[row])
 
 
 def test_cheap_scores() -> None:
-    found, batch = score_batch(loaded(), batch_of(), ALL), batch_of()
-    p, y = found["p"], batch.label.numpy()
-    np.testing.assert_allclose(found["score_error"], np.abs(p - y), rtol=1e-6)
-    np.testing.assert_allclose(found["score_loss"], -np.log(np.where(y > 0, p, 1 - p)), rtol=1e-5)
-    np.testing.assert_allclose(found["score_entropy"], -p * np.log(p) - (1 - p) * np.log(1 - p), rtol=1e-5)
-    np.testing.assert_allclose(found["score_margin"], (2 * y - 1) * np.log(p / (1 - p)), rtol=1e-4, atol=1e-6)
+    model, batch = fresh(), batch_of()
+    found = scored({REFERENCE: model}, ["error", "loss", "entropy", "margin"])
+    with torch.no_grad():
+        p, y = torch.sigmoid(model(**batch.inputs)).numpy(), batch.label.numpy()
+    np.testing.assert_allclose(found["error"], np.abs(p - y), rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], -np.log(np.where(y > 0, p, 1 - p)), rtol=1e-4)
+    np.testing.assert_allclose(found["entropy"], -p * np.log(p) - (1 - p) * np.log(1 - p), rtol=1e-4)
+    np.testing.assert_allclose(found["margin"], (1 - 2 * y) * np.log(p / (1 - p)), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_conformance(name: str) -> None:
-    """Every scorer: declared, elementwise, finite on extreme logits, label-free exactly when it says so."""
+    """Every scorer: declared, finite on extreme logits, label-free exactly when it says so, signed likewise."""
     found = SCORERS[name]
-    assert SCORERS[name] is found and found.name == name
-    logit = torch.tensor([-80.0, -1.0, 0.0, 2.0, 80.0])
-    rows = [
-        worker.Backward(logit, torch.sigmoid(logit), torch.full((5,), y), torch.ones(5)) for y in (0.0, 1.0)
-    ]
-    scores = [found.score(row) for row in rows]
-    assert all(s.shape == (5,) and bool(torch.isfinite(s).all()) for s in scores)
-    assert torch.equal(*scores) != found.uses_label
+    assert SCORERS[name] is found and found.name == name and found.version >= 1 and found.citation
+    models = {model: fresh(seed=seed) for seed, model in enumerate(KNOWN)}
+    with torch.no_grad():
+        for model in models.values():
+            model.output.weight *= 50.0
+    needed = {model: models[model] for model in found.models(KNOWN)}
+    given = fitted(needed)
+    assert bool(found.quantities(given)) == found.gradient
+    assert [fit.key for fit in found.fits(KNOWN)] == [key for key in given.states if found.fits(KNOWN)]
+    zeros, ones = (replace(batch_of(), label=torch.full((40,), y)) for y in (0.0, 1.0))
+    scores = [scored(needed, [name], batch)[name] for batch in (zeros, ones)]
+    assert all(values.shape == (40,) and np.isfinite(values).all() for values in scores)
+    assert np.array_equal(*scores) != found.uses_label
+    assert found.signed or min(values.min() for values in scores) >= 0
+
+
+def test_tracin_says_what_it_lacks() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan([SCORERS["tracin"]], {REFERENCE: KNOWN[REFERENCE]})
+    assert "training.keep_epochs" in caught.value.remedy
+
+
+class Base(Fit):
+    version = 1
+    rows = "validation"
+    key = "base"
+    models = (REFERENCE,)
+
+    def open(self, given: Given) -> Accumulator:
+        raise NotImplementedError
+
+
+class Above(Base):
+    key = "above"
+    after = (Base(),)
+
+
+def test_plan_orders_fits_and_knows_when_no_gradient_is_needed() -> None:
+    class Reads:
+        gradient = True
+
+        def models(self, known: Any) -> tuple[str, ...]:
+            return ()
+
+        def fits(self, known: Any) -> tuple[Fit, ...]:
+            return (Above(), Base())
+
+    plan = make_plan([Reads(), Reads()], KNOWN)
+    assert [[fit.key for fit in level] for level in plan.levels] == [["base"], ["above"]]
+    forward = make_plan([SCORERS[name] for name in ("loss", "entropy")], KNOWN)
+    assert not forward.gradient and forward.levels == () and forward.models(KNOWN) == (REFERENCE,)
+    assert forward.rows(KNOWN, {})[-1][3] == "forward"
+    both = make_plan([SCORERS[name] for name in ("gradient_dot", "tracin")], KNOWN)
+    assert len(both.levels) == 1 and len(both.levels[0]) == 3 and both.gradient
+    found = {rows: digests(plan, KNOWN, rows=rows, limit=9, code="c") for rows in ("a", "b")}
+    assert found["a"]["above"] != found["b"]["above"] != found["b"]["base"]
 
 
 def test_unknown_scorer_names_the_nearest() -> None:
@@ -114,27 +258,45 @@ def saved(root: Path) -> tuple[str, str]:
     return uri, hashlib.sha256(Path(uri).read_bytes()).hexdigest()
 
 
+def shared_of(root: Path, *, micro_batch: int = 7, artefacts: tuple[Any, ...] = ()) -> Pass:
+    uri, digest = saved(root)
+    reference = ModelRef(REFERENCE, uri, digest)
+    return Pass((reference,), (reference,), artefacts, micro_batch)
+
+
+NAMES = ("loss", "grad_norm", "margin")
+
+
 def test_worker_function(tmp_path: Path) -> None:
-    uri, digest = saved(tmp_path)
-    function = ScoreRows(uri, digest, ALL, micro_batch=7)
-    before = worker._READS
+    function = ScoreRows(shared_of(tmp_path), NAMES, REFERENCE)
+    before = CACHE.reads
     whole = record_batch(50)
     out = list(function(iter([whole, whole.slice(0, 0), whole.slice(10, 15)])))
     assert [part.num_rows for part in out] == [50, 0, 15]
-    assert out[0].schema.names == [*whole.schema.names, *score_columns(ALL)]
+    assert out[0].schema.names == [*whole.schema.names, "p", *(f"score_{name}" for name in NAMES)]
     assert list(function(iter([]))) == []
     # micro-batches change nothing; the model was read once
-    one = next(iter(ScoreRows(uri, digest, ALL, micro_batch=1000)(iter([whole]))))
-    for name in score_columns(ALL):
-        np.testing.assert_allclose(out[0][name].to_numpy(), one[name].to_numpy(), rtol=1e-5)
-        np.testing.assert_allclose(out[2][name].to_numpy(), one[name].to_numpy()[10:25], rtol=1e-5)
-    assert worker._READS - before == 1
+    one = next(iter(ScoreRows(shared_of(tmp_path, micro_batch=1000), NAMES, REFERENCE)(iter([whole]))))
+    for name in function.columns:
+        np.testing.assert_allclose(out[0][name].to_numpy(), one[name].to_numpy(), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(out[2][name].to_numpy(), one[name].to_numpy()[10:25], rtol=1e-5, atol=1e-7)
+    assert CACHE.reads - before == 1
+
+
+def test_fits_leave_a_state_a_partition(tmp_path: Path) -> None:
+    """Outside Spark the partition is 0; its file holds the sums of its rows."""
+    function = FitRows(shared_of(tmp_path), (ValidationGradient(),), str(tmp_path), ("artefacts", "parts"))
+    assert list(function(iter([]))) == []
+    (written,) = function(iter([record_batch(20), record_batch(10)]))
+    state = state_from_bytes(Path(written["path"][0].as_py()).read_bytes())
+    assert written["fit"].to_pylist() == ["validation_gradient-reference"] and float(state["rows"]) == 30
 
 
 def test_worker_refuses_other_bytes(tmp_path: Path) -> None:
-    uri, _ = saved(tmp_path)
+    shared = shared_of(tmp_path)
+    other = replace(shared, models=(replace(shared.models[0], digest="0" * 64),))
     with pytest.raises(ModelError, match="changed while"):
-        list(ScoreRows(uri, "0" * 64, ALL, 10)(iter([record_batch(3)])))
+        list(ScoreRows(other, NAMES, REFERENCE)(iter([record_batch(3)])))
 
 
 class Raw(nn.Module):
@@ -153,21 +315,25 @@ def test_uncovered_parameters_are_named_and_may_be_materialised() -> None:
         build_engine(Raw())
     assert isinstance(caught.value, ModelError) and "importance.materialise" in caught.value.remedy
     model, batch = Raw(), batch_of()
-    found = score_batch(Loaded(model, build_engine(model, ("scale",)), SPEC), batch, ("grad_norm",))
-    np.testing.assert_allclose(found["logit_grad_norm"], batch.inputs["dense"].norm(dim=1).numpy(), rtol=1e-5)
+    chosen, given = SCORERS["logit_grad_norm"], Given(KNOWN)
+    loaded = {REFERENCE: Loaded(model, SPEC, build_engine(model, ("scale",)))}
+    found = chosen.score(look(loaded, batch, chosen.quantities(given)), given)
+    np.testing.assert_allclose(found.numpy(), batch.inputs["dense"].norm(dim=1).numpy(), rtol=1e-5)
 
 
-def test_a_score_that_is_not_finite_names_its_sample() -> None:
-    ready, batch = loaded("lr"), batch_of()
-    batch.inputs["dense"][3, 0] = float("inf")
+def test_a_score_that_is_not_finite_names_its_sample(tmp_path: Path) -> None:
+    rows = record_batch(5)
+    dense = rows.column("dense").to_pylist()
+    dense[3][0] = float("inf")
+    broken = rows.set_column(3, "dense", pa.array(dense, pa.list_(pa.float32())))
     with pytest.raises(ModelError, match="sample 3"):
-        score_batch(ready, batch, ALL)
+        list(ScoreRows(shared_of(tmp_path), NAMES, REFERENCE)(iter([broken])))
 
 
 @pytest.mark.spark
 def test_stage(make_context: Any) -> None:
     from sie_spark.importance import score
-    from sie_spark.models.store import load_model, require_model
+    from sie_spark.models.store import require_model
     from sie_spark.training import train
 
     context = make_context(settings())
@@ -178,7 +344,7 @@ def test_stage(make_context: Any) -> None:
     rows = context.catalog.read("scores")
     assert set(rows.columns) >= {
         "p",
-        "logit_grad_norm",
+        "score_logit_grad_norm",
         "score_loss",
         "score_error",
         "score_grad_norm",
@@ -201,9 +367,77 @@ def test_stage(make_context: Any) -> None:
     )  # as if killed after the commit, with an older run's details
     assert not score.run(context).skipped and score.run(context).skipped
 
-    more = make_context(settings(importance={"scorers": ["entropy"]}))
-    assert not score.run(more).skipped
-    assert "score_entropy" in more.catalog.read("scores").columns
+    # a new scorer fills its own column; those that are there stay as they are
+    more = make_context(settings(importance={"scorers": ["loss", "entropy"]}))
+    before = {row[0]: row[1] for row in rows.select("sample_id", "score_loss").collect()}
+    added = score.run(more)
+    assert added.details["computed"] == ["score_entropy"]
+    table = more.catalog.read("scores")
+    assert {"score_entropy", "score_loss", "p"} <= set(table.columns) and "score_error" not in table.columns
+    assert {row[0]: row[1] for row in table.select("sample_id", "score_loss").collect()} == before
+    p = table.select("p", "score_entropy").toPandas()
+    np.testing.assert_allclose(p.score_entropy, -p.p * np.log(p.p) - (1 - p.p) * np.log(1 - p.p), rtol=1e-4)
+    versions = table.select("scorer_versions").first()[0]
+    assert (
+        set(versions) == {"p", "loss", "entropy"} and versions["loss"] == result.details["versions"]["loss"]
+    )
+
+
+@pytest.mark.spark
+def test_scores_against_the_validation_part(make_context: Any) -> None:
+    """Two fits over rows and several models, in the stage: equal to the worker's functions by hand."""
+    from pyspark.sql import functions as F
+
+    from sie_spark.importance import score
+    from sie_spark.training import train
+
+    options = {
+        "training": {"epochs": 2, "keep_epochs": [1, 2]},
+        "importance": {"scorers": ["gradient_dot", "tracin"]},
+    }
+    context = make_context(settings(**options))
+    write_samples(context, planted_rows(1500))
+    train.run(context)
+    with pytest.raises(DataError, match="validation part of the samples is empty") as caught:
+        score.run(context)
+    assert "dataset.split.validation_fraction" in caught.value.remedy
+    samples = context.catalog.read("samples")
+    part = F.when(F.col("position") > 15, "validation").otherwise("train")
+    context.catalog.replace(
+        samples.withColumn("split", part).localCheckpoint(), "samples", fingerprint="validation", job="test"
+    )
+    train.run(context)
+    planned = score.run(context, plan_only=True)
+    assert [row[4] for row in planned.details["plan"][:-1]] == ["to be fitted"] * 3
+    found = score.run(context)
+    assert [row[4] for row in score.run(context, plan_only=True).details["plan"]] == [
+        "kept: gradient_dot, tracin"
+    ]
+    table = context.catalog.read("scores").toPandas().set_index("sample_id")
+    known = score.known_models(
+        context.root, score.require_model(context.root, REFERENCE), context.config.training
+    )
+    assert [model.learning_rate for model in known.values()] == pytest.approx([0.0, 0.0075, 0.0025])
+    spec_rows = Batch.from_arrow(
+        context.catalog.read("samples").where("split = 'validation'").toArrow(), SPEC
+    )
+    train_rows = context.catalog.read("samples").where("split = 'train'").limit(20).toArrow()
+    total = np.zeros(20)
+    for name, model in known.items():
+        module, _ = load_model(model.uri)
+        v = [g / len(spec_rows) for g in gradient(module, spec_rows)]
+        dots = [
+            sum(float((a * b).sum()) for a, b in zip(gradient(module, one), v, strict=True))
+            for one in rows_of(Batch.from_arrow(train_rows, SPEC))
+        ]
+        total += model.learning_rate * np.array(dots)
+        if name == REFERENCE:
+            stored = table.score_gradient_dot.loc[train_rows["sample_id"].to_pylist()]
+            np.testing.assert_allclose(stored, dots, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(
+        table.score_tracin.loc[train_rows["sample_id"].to_pylist()], total, rtol=1e-3, atol=1e-9
+    )
+    assert found.details["computed"] == ["p", "score_gradient_dot", "score_tracin"]
 
 
 @pytest.mark.spark

@@ -24,18 +24,22 @@ def write_scores(context: Any, rows: int = 6000) -> None:
     write_samples(context, planted_rows(rows))
     p = 1 / (1 + F.exp(3.0 - F.col("dense")[0] + 0.7 * F.col("dense")[1]))
     frame = context.catalog.read("samples").withColumn("p", p)
-    frame = frame.withColumn("logit_grad_norm", F.sqrt(1 + F.col("dense")[0] ** 2 + F.col("dense")[1] ** 2))
-    frame = frame.withColumn("score_grad_norm", F.abs(F.col("p") - F.col("label")) * F.col("logit_grad_norm"))
+    frame = frame.withColumn(
+        "score_logit_grad_norm", F.sqrt(1 + F.col("dense")[0] ** 2 + F.col("dense")[1] ** 2)
+    )
+    frame = frame.withColumn(
+        "score_grad_norm", F.abs(F.col("p") - F.col("label")) * F.col("score_logit_grad_norm")
+    )
     frame = frame.withColumn(
         "score_loss", -F.log(F.when(F.col("label") > 0, F.col("p")).otherwise(1 - F.col("p")))
     )
     context.catalog.replace(
-        frame.withColumn("scorer_version", F.lit("t")), "scores", fingerprint="t", job="test"
+        frame.withColumn("scorer_versions", F.lit("t")), "scores", fingerprint="t", job="test"
     )
 
 
 def config(**weighting: Any) -> dict[str, Any]:
-    return settings(weighting=weighting, importance={"scorers": ["grad_norm", "loss"]})
+    return settings(weighting=weighting, importance={"scorers": ["grad_norm", "loss", "logit_grad_norm"]})
 
 
 def test_columns_equal_arrays_for_every_policy(make_context: Any) -> None:
@@ -44,12 +48,16 @@ def test_columns_equal_arrays_for_every_policy(make_context: Any) -> None:
     context = make_context(config())
     write_scores(context)
     scores = context.catalog.read("scores")
-    read = {"p", "logit_grad_norm", "score_grad_norm"}
+    read = {"p", "score_logit_grad_norm", "score_grad_norm"}
     sample = solving_sample(scores, read, rows=6000, seed=1)
     assert len(sample) == 6000
-    row = Row(F.col("label").cast("double"), F.col("p"), F.col("logit_grad_norm"), F.col("score_grad_norm"))
+    row = Row(
+        F.col("label").cast("double"), F.col("p"), F.col("score_logit_grad_norm"), F.col("score_grad_norm")
+    )
     others = {name: {"policy": name} for name in POLICIES}
-    policies = make_context(settings(arms=others, importance={"scorers": ["grad_norm", "loss"]})).config
+    policies = make_context(
+        settings(arms=others, importance={"scorers": ["grad_norm", "loss", "logit_grad_norm"]})
+    ).config
     arms = {arm.name: arm for arm in solve_arms(planned(policies), sample)}
     columns: list[Any] = []
     expected: dict[str, np.ndarray] = {}
@@ -91,7 +99,7 @@ def test_training_set_of_the_default_policy(make_context: Any) -> None:
     for arm in (weighted, chance):
         assert abs(len(arm) - 1200) < 4 * np.sqrt(1200)
     # the encoded columns travel along unchanged, and no score does
-    assert not any(name.startswith("score") or name in {"p", "logit_grad_norm"} for name in kept.columns)
+    assert not any(name.startswith("score") or name == "p" for name in kept.columns)
     first = weighted.iloc[0]
     assert list(first["cat"]) == list(scores.loc[first["sample_id"], "cat"])
     assert set(kept["policy"]) == {"rare_event", "random"} and set(kept["seed"]) == {11}

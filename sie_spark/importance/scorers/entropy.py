@@ -5,17 +5,20 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from sie_spark.importance.registry import Backward, register_scorer
+from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.registry import register_scorer
 
 
 @register_scorer
-class Entropy:
+class Entropy(Scorer):
     """``-p log p - (1 - p) log(1 - p)``, from the logit."""
 
     name = "entropy"
+    version = 1
+    citation = "Shannon 1948"
     uses_label = False
 
-    def score(self, backward: Backward) -> Tensor:
+    def score(self, seen: Seen, given: Given) -> Tensor:
         """Nats, [N], between 0 and log 2."""
-        g, p = backward.logit, backward.probability
+        g, p = seen.logits[REFERENCE], seen.probability()
         return p * functional.softplus(-g) + (1 - p) * functional.softplus(g)

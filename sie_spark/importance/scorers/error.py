@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sie_spark.importance.registry import Backward, register_scorer
+from sie_spark.importance.contracts import Given, Scorer, Seen
+from sie_spark.importance.registry import register_scorer
 
 
 @register_scorer
-class Error:
+class Error(Scorer):
     """``|p - y|``."""
 
     name = "error"
+    version = 1
+    citation = "Paul et al. 2021"
     uses_label = True
 
-    def score(self, backward: Backward) -> Tensor:
+    def score(self, seen: Seen, given: Given) -> Tensor:
         """In [0, 1], [N]."""
-        return (backward.probability - backward.label).abs()
+        return seen.slope().abs()

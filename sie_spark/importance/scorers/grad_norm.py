@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sie_spark.importance.registry import Backward, register_scorer
+from sie_spark.gradients import Norms, Quantity
+from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.registry import register_scorer
+
+NORMS = Norms()
 
 
 @register_scorer
-class GradNorm:
+class GradNorm(Scorer):
     """``||d BCE / d theta|| = |p - y| ||d logit / d theta||``.
 
     The identity is exact for a single logit: the chain rule's outer factor ``d BCE / d logit`` is the
@@ -16,8 +20,15 @@ class GradNorm:
     """
 
     name = "grad_norm"
+    version = 1
+    citation = "Paul et al. 2021"
     uses_label = True
+    gradient = True
 
-    def score(self, backward: Backward) -> Tensor:
+    def quantities(self, given: Given) -> dict[str, tuple[Quantity, ...]]:
+        """The squared norm over all parameters."""
+        return {REFERENCE: (NORMS,)}
+
+    def score(self, seen: Seen, given: Given) -> Tensor:
         """At least 0, [N]."""
-        return (backward.probability - backward.label).abs() * backward.logit_grad_norm
+        return seen.slope().abs() * seen.measured[REFERENCE][NORMS.key].sqrt()

@@ -5,16 +5,21 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from sie_spark.importance.registry import Backward, register_scorer
+from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.registry import register_scorer
 
 
 @register_scorer
-class Loss:
+class Loss(Scorer):
     """``-y log p - (1 - y) log(1 - p)``, from the logit."""
 
     name = "loss"
+    version = 1
+    citation = "the likelihood itself"
     uses_label = True
 
-    def score(self, backward: Backward) -> Tensor:
+    def score(self, seen: Seen, given: Given) -> Tensor:
         """Nats, [N], at least 0."""
-        return functional.binary_cross_entropy_with_logits(backward.logit, backward.label, reduction="none")
+        return functional.binary_cross_entropy_with_logits(
+            seen.logits[REFERENCE], seen.batch.label, reduction="none"
+        )

@@ -1,19 +1,23 @@
-"""Signed distance to the decision boundary: low or negative where the model disagrees with the label."""
+"""How far on the wrong side of the decision boundary a row lies."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from sie_spark.importance.registry import Backward, register_scorer
+from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.registry import register_scorer
 
 
 @register_scorer
-class Margin:
-    """``(2 y - 1) logit``."""
+class Margin(Scorer):
+    """``(1 - 2 y) logit``: the margin negated, so that a row the model gets wrong stands high."""
 
     name = "margin"
+    version = 2
+    citation = "Vapnik 1995"
     uses_label = True
+    signed = True
 
-    def score(self, backward: Backward) -> Tensor:
-        """Logits, [N]; negative when the wrong side is predicted."""
-        return (2 * backward.label - 1) * backward.logit
+    def score(self, seen: Seen, given: Given) -> Tensor:
+        """Logits, [N]; negative when the right side is predicted."""
+        return (1 - 2 * seen.batch.label) * seen.logits[REFERENCE]

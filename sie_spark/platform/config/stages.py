@@ -76,7 +76,15 @@ class Pilot(Settings):
 class Importance(Settings):
     """Which scores are computed and how the workers do it."""
 
-    scorers: list[str] = Field(["loss", "error", "grad_norm"], description="names in the catalogue")
+    scorers: list[str] = Field(
+        ["loss", "error", "grad_norm", "logit_grad_norm"],
+        description="names in the catalogue; a policy names those that it reads",
+    )
+    fit_rows: int = Field(
+        200_000,
+        ge=1,
+        description="rows of a part that an artefact (the validation gradient) is fitted on at most",
+    )
     micro_batch: int = Field(4096, ge=1, description="rows a worker scores at once")
     materialise: list[str] = Field(
         [], description="small raw parameters of a user's model whose gradients may be formed entry by entry"

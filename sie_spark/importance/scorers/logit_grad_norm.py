@@ -1,0 +1,30 @@
+"""Exact gradient norm of the prediction over all parameters: what sampling by a label-free score reads."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sie_spark.gradients import Norms, Quantity
+from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.registry import register_scorer
+
+NORMS = Norms()
+
+
+@register_scorer
+class LogitGradNorm(Scorer):
+    """``||d logit / d theta||``, embeddings included."""
+
+    name = "logit_grad_norm"
+    version = 1
+    citation = "Wang, Zhang & Wang 2021; computed as Goodfellow 2015"
+    uses_label = False
+    gradient = True
+
+    def quantities(self, given: Given) -> dict[str, tuple[Quantity, ...]]:
+        """The squared norm over all parameters."""
+        return {REFERENCE: (NORMS,)}
+
+    def score(self, seen: Seen, given: Given) -> Tensor:
+        """At least 0, [N]."""
+        return seen.measured[REFERENCE][NORMS.key].sqrt()
