@@ -87,6 +87,10 @@ class Setting:
         }
         return Dots(random)
 
+    def first_call(self) -> None:
+        """Norms by a new engine, which first tries whether samples are independent."""
+        Engine(self.model)({"cat": self.cat}, self.loss, Norms())
+
     def measure(self, *quantities: object):
         return self.engine({"cat": self.cat}, self.loss, *quantities)
 
@@ -143,6 +147,7 @@ def against_a_step(setting: Setting, runs: int) -> None:
             "scores": lambda: setting.cheap_scores(one),
             "four": lambda: setting.measure(Norms(), four),
             "last": lambda: setting.measure(LastLayer("head")),
+            "first": setting.first_call,
         },
         runs,
     )
@@ -153,6 +158,9 @@ def against_a_step(setting: Setting, runs: int) -> None:
     )
     emit("norms + 4 dots / step", ratio(times, "four", "step"), 2.0, runs=runs, note="one pass")
     emit("last-layer norm / step", ratio(times, "last", "step"), None, runs=runs, note="forward included")
+    emit(
+        "norms with the probe / norms", ratio(times, "first", "norms"), None, runs=runs, note="once an engine"
+    )
 
 
 def against_opacus(rows: int, ids: int, runs: int) -> None:

@@ -43,6 +43,10 @@ class Recorded:
         """The first dimension of what the layer returned: the number of samples, if it is one."""
         return self.shape[0] if self.shape else 1
 
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that went in."""
+        return _tensors(self.args, self.kwargs)
+
     def zeros(self) -> Tensor:
         """A gradient of zeros for the output."""
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
@@ -141,6 +145,8 @@ def prove_coverage(loss: Tensor, calls: list[Recorded], parameters: Mapping[int,
     for call in calls:
         by_node.setdefault(call.edge.node, []).append(call)
     start = loss.grad_fn
+    if start is None:  # no parameter reaches it
+        return []
     seen = {start}
     stack: list[Any] = [start]
     while stack:

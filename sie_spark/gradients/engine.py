@@ -6,6 +6,7 @@ without the batch gradient ever being formed (Goodfellow 2015; Li et al. 2021).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +18,12 @@ from torch.utils._pytree import tree_map
 
 # Importing the rules registers them.
 import sie_spark.gradients.rules  # noqa: F401
-from sie_spark.gradients.algebra import Squares
+from sie_spark.gradients.algebra import Squares, squared_norm
 from sie_spark.gradients.capture import Recorded, evaluating, prove_coverage, record
 from sie_spark.gradients.errors import GradientError, UnsupportedLayer, UnsupportedLoss, UnsupportedParameter
 from sie_spark.gradients.fallback import LIMIT, jacobian
 from sie_spark.gradients.forms import Dense, Form
+from sie_spark.gradients.independence import Look, Seen, check_loss, check_samples
 from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace, merge
 from sie_spark.gradients.registry import Call, find_rule, refusal
 
@@ -86,24 +88,25 @@ class Engine:
                 raise _uncovered(layer_name, layer, own)
             self.layers[layer_name], self._own[layer_name] = layer, own
         self._identity = frozenset(id(p) for p in model.parameters() if p.requires_grad)
-        self._probed = False
+        self._probed = 0
 
     def __call__(self, inputs: Inputs, loss: Loss, *quantities: Quantity) -> Result:
         """Measure ``quantities`` for one batch. See :func:`per_sample`."""
         self._check_structure()
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
-            blocks = [record(self.layers, partial(self.model, **part)) for part in self._split(inputs)]
+            parts = self._split(inputs)
+            self._probe(parts[0])
+            blocks = [record(self.layers, partial(self.model, **part)) for part in parts]
             # The loss sees the whole batch, cut off from the graphs of the blocks.
             output = _joined([block_output for block_output, _ in blocks]).requires_grad_()
             losses = loss(output.clone())
             _check_loss(losses, output)
             prove_coverage(losses, [], self._names)
-            if not self._probed:
-                self._probe(inputs, output, losses)
             trace = Trace({name: p.shape for name, p in self.parameters.items()}, self._order(blocks[0][1]))
             needed = frozenset[str]().union(*(quantity.needs(trace) for quantity in quantities))
             raw = {k: jacobian(self.model, k, inputs, loss) for k in self.materialise if k in needed}
             heads = _head_gradients(losses, output)
+            check_loss(losses, output, heads)
         measured: list[list[Measured]] = []
         start = 0
         while blocks:
@@ -136,12 +139,17 @@ class Engine:
 
     def _split(self, inputs: Inputs) -> list[Inputs]:
         """Blocks of the batch small enough that a layer's activations stay in the cache between operations."""
-        sizes = {x.shape[0] if x.dim() else 0 for x in inputs.values()}
-        if self.block is None or len(sizes) != 1:
+        size = self._samples(inputs)
+        if self.block is None or size is None:
             return [inputs]
-        count = max(1, round(sizes.pop() / self.block))
-        pieces = {name: x.tensor_split(count) for name, x in inputs.items()}
+        count = max(1, round(size / self.block))
+        pieces = {name: x.tensor_split(count) if x.dim() else [x] * count for name, x in inputs.items()}
         return [{name: parts[i] for name, parts in pieces.items()} for i in range(count)]
+
+    def _samples(self, inputs: Inputs) -> int | None:
+        """The number of samples, where every input (numbers apart) has them first; None when it cannot be cut."""
+        sizes = {len(x) for x in inputs.values() if x.dim()}
+        return sizes.pop() if self.block is not None and len(sizes) == 1 else None
 
     def _check_structure(self) -> None:
         if self._identity != frozenset(id(p) for p in self.model.parameters() if p.requires_grad):
@@ -157,37 +165,47 @@ class Engine:
         last = {call.name: position for position, call in enumerate(calls)}
         return {name: tuple(self._own[name].values()) for name in sorted(last, key=last.__getitem__)}
 
-    def _probe(self, inputs: Inputs, output: Tensor, losses: Tensor) -> None:
-        """Score the first sample alone, once: it must come out as in the batch, layer by layer.
-
-        Catches what shapes cannot: samples that read each other, and calls whose first dimension is
-        not the sample but happens to be as long as the batch.
-        """
-        n = len(output)
-        if n < 2 or self.block is None or any(x.dim() == 0 or len(x) != n for x in inputs.values()):
+    def _probe(self, part: Inputs) -> None:
+        """Try whether samples are independent, once for a size of batch; see :func:`check_samples`."""
+        rows = self._samples(part)
+        n = max((len(x) for x in part.values() if x.dim()), default=0) if rows is None else rows
+        # A first batch of a few samples shows little, so a much larger one is tried again.
+        if n < 2 or n < 2 * self._probed:
             return
-        alone, calls = record(self.layers, lambda: self.model(**{key: x[:1] for key, x in inputs.items()}))
-        for call in calls:
-            if call.leading != 1:
-                raise _not_samples(call.name, call.leading, 1)
-        tolerance = 1e-3 if output.dtype in (torch.float32, torch.float64) else 5e-2
-        expected = output[0].detach().float()
-        if alone.shape[0] != 1 or not torch.allclose(
-            alone[0].detach().float(), expected, rtol=tolerance, atol=tolerance, equal_nan=True
-        ):
-            raise UnsupportedLayer(
-                f"the first sample scores {alone.flatten()[:3].tolist()} alone and "
-                f"{expected.flatten()[:3].tolist()} in its batch, so samples are not independent",
-                remedy="remove what couples them (in-batch statistics or negatives, random layers) while scoring, "
-                "or pass block=None when an input is not sample-first (flat ids with offsets)",
-            )
-        (influence,) = torch.autograd.grad(losses[0].sum(), output, retain_graph=True, allow_unused=True)
-        if influence is not None and bool(influence[1:].any()):
-            raise UnsupportedLoss(
-                "the loss of the first sample depends on the outputs of others",
-                remedy="use a loss that treats samples one by one (no in-batch softmax or pairs)",
-            )
-        self._probed = True
+
+        def precise() -> Look:
+            twin = copy.deepcopy(self.model).double()
+            return Engine(twin, materialise=self.materialise, block=self.block)._look
+
+        check_samples(self._look, part, rows=rows, precise=precise)
+        self._probed = n
+
+    def _look(self, inputs: Inputs, factor: Tensor | None) -> Seen:
+        """Outputs, and the gradient norms of a weighted sum of each sample's outputs: of the model, without a loss."""
+        output, calls = record(self.layers, partial(self.model, **inputs))
+        joined = _joined([output])
+        n = len(joined)
+        flat = joined.reshape(n, -1)
+        # Unequal weights: entries that always add up to one would have no gradient.
+        weights = torch.linspace(1, 2, flat.shape[1]).to(joined)
+        share = (torch.ones(n) if factor is None else factor).to(joined).unsqueeze(1)
+        head = (share * weights).view_as(joined)
+        used = prove_coverage(output, calls, self._names)
+        (deltas,) = _backward(output, [head], used)
+        with torch.no_grad(), torch.autocast(joined.device.type, enabled=False):
+            zeros = torch.zeros(n, dtype=_accumulation(joined.dtype), device=joined.device)
+            forms, squares = self._forms(used, deltas, {}, zeros), Squares()
+            columns = [squared_norm(forms[k], squares) if k in forms else zeros for k in self.parameters]
+            norms = torch.stack(columns, dim=1) if columns else zeros.unsqueeze(1)
+            norms = norms / share.to(norms).square()
+        dtypes = {joined.dtype, *(call.dtype for call in used)}
+        return Seen(
+            output=flat,
+            norms=norms,
+            parameters=tuple(self.parameters),
+            reads=[(call.name, [x.detach() for x in call.tensors()]) for call in used],
+            eps=max(torch.finfo(dtype).eps for dtype in dtypes),
+        )
 
     def _forms(
         self, calls: Sequence[Recorded], deltas: Sequence[Tensor], raw: Mapping[str, Tensor], zeros: Tensor
@@ -311,8 +329,9 @@ def _joined(outputs: Sequence[Any]) -> Tensor:
     """The batch's output, detached."""
     for output in outputs:
         if not isinstance(output, Tensor) or output.dim() < 1 or not output.is_floating_point():
+            found = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise UnsupportedLoss(
-                f"the model returned {type(output).__name__}, not one floating tensor [N, ...]",
+                f"the model returned {found}, not one floating tensor [N, ...]",
                 remedy="wrap the model so that it returns one tensor, for example [N, tasks]",
             )
     return torch.cat([output.detach() for output in outputs])

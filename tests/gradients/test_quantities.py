@@ -154,9 +154,9 @@ def test_projections_of_full_rank_are_exact(model: TwoHeads) -> None:
 def test_projections_keep_inner_products_on_average(model: TwoHeads) -> None:
     g = [torch.cat([x.flatten() for x in slow(model, row, None).values()]) for row in range(len(cat))]
     exact = torch.stack(g) @ torch.stack(g).T
-    estimates = []
+    estimates, engine = [], Engine(model)
     for seed in range(300):
-        parts = per_sample(model, {"cat": cat}, per_task, Projections(rank=2, seed=seed)).projections
+        parts = engine({"cat": cat}, per_task, Projections(rank=2, seed=seed)).projections
         sketch = torch.cat(list(parts.values()), dim=1)
         estimates.append(sketch @ sketch.T)
     stacked = torch.stack(estimates)

@@ -133,7 +133,7 @@ def test_labels_that_broadcast() -> None:
 
 def test_a_loss_that_couples_samples() -> None:
     flat = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
-    refused(flat, UnsupportedLoss, "depends on the outputs of others", loss=lambda o: o.softmax(dim=0))
+    refused(flat, UnsupportedLoss, "depends on the output of sample", loss=lambda o: o.softmax(dim=0))
 
 
 def test_a_loss_that_reads_a_parameter() -> None:
