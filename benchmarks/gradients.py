@@ -100,8 +100,8 @@ class Setting:
         p = torch.sigmoid(result.output)
         entropy = functional.binary_cross_entropy_with_logits(result.output, p, reduction="none")
         return (
-            result.squared_norm,
-            result.dots["0"],
+            result["squared_norm"],
+            result[dots.key],
             result.loss,
             (p - self.y).abs(),
             (2 * p - 1).abs(),
@@ -173,7 +173,7 @@ def against_opacus(rows: int, ids: int, runs: int) -> None:
         )
     for sparse in (False, True):
         setting = Setting(DNN(ids, sparse=sparse), rows, ids)
-        ours = setting.measure(Norms()).squared_norm.sqrt()
+        ours = setting.measure(Norms())["squared_norm"].sqrt()
         peer = Ghost(setting.model, loss_reduction="sum", use_ghost_clipping=True)
 
         def theirs(setting: Setting = setting, peer: Ghost = peer) -> Tensor:
@@ -219,7 +219,7 @@ def against_captum(runs: int) -> None:
             return lambda o: functional.binary_cross_entropy_with_logits(o, y, reduction="none")
 
         v = gradient(model, {"input": held_out}, loss(y_held_out))
-        return Engine(model)({"input": train}, loss(y_train), Dots({"v": v})).dots["v"]
+        return Engine(model)({"input": train}, loss(y_train), Dots({"v": v}))["dots"][:, 0]
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = str(Path(folder) / "model.pt")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from sie_spark.gradients.errors import GradientError, UnsupportedLayer, Unsuppor
 from sie_spark.gradients.fallback import LIMIT, jacobian
 from sie_spark.gradients.forms import Dense, Form
 from sie_spark.gradients.independence import Look, Seen, check_loss, check_samples
-from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace, merge
+from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace, by_key, merge
 from sie_spark.gradients.registry import Call, find_rule, refusal
 
 __all__ = ["Engine", "Result", "per_sample"]
@@ -33,37 +32,58 @@ Inputs = Mapping[str, Tensor]
 Loss = Callable[[Tensor], Tensor]
 
 
-@dataclass
 class Result(Measured):
-    """The quantities of the summed loss; of each task alone in ``tasks``.
+    """What was measured of the summed loss: ``result[key]``, [N] or [N, k], by the key of who asked.
 
-    Attributes:
-        output: what the model returned, detached.
-        loss: per-sample losses, [N], or [N, tasks].
-        tasks: one :class:`Measured` a task when the loss is [N, tasks], otherwise empty.
+    Attributes
+    ----------
+    output:
+        what the model returned, detached.
+    loss:
+        per-sample losses, [N] or [N, tasks].
+    tasks:
+        the same of each task alone, ``result.tasks[t][key]``, where the loss is [N, tasks]; otherwise empty.
     """
 
-    output: Tensor = field(default_factory=lambda: torch.empty(0))
-    loss: Tensor = field(default_factory=lambda: torch.empty(0))
-    tasks: tuple[Measured, ...] = ()
+    def __init__(
+        self, measured: Measured, *, output: Tensor, loss: Tensor, tasks: tuple[Measured, ...] = ()
+    ) -> None:
+        super().__init__(measured)
+        self.output, self.loss, self.tasks = output, loss, tasks
 
 
 class Engine:
     """Per-sample gradient quantities of one model; building it checks that every parameter has a rule.
 
-    Args:
-        model: any module; parameters with ``requires_grad=False`` are not watched. Its weights may
-            change between calls, its structure may not.
-        materialise: names of small raw parameters (at most 1024 entries) whose gradients may be formed
-            entry by entry because no layer with a rule owns them.
-        block: samples that run through the model together; a batch whose inputs all have the sample
-            first is cut into such blocks, which changes no result. None never cuts the batch, for
-            models whose inputs are not all sample-first (flat ids with offsets).
+    The first batch, and one that is twice as large as those before, is measured several times over to try
+    whether samples are independent (:func:`~sie_spark.gradients.independence.check_samples`). That costs about
+    four passes of one block of the batch; keep the engine between batches.
 
-    Raises:
-        UnsupportedParameter: a trainable parameter is covered by no rule; the message names it.
-        UnsupportedLayer: a layer whose configuration has no exact per-sample gradient (batch
-            normalisation in train mode, ``max_norm``, ``nn.MultiheadAttention``).
+    Parameters
+    ----------
+    model:
+        any module; parameters with ``requires_grad=False`` are not watched. Its weights may change between
+        calls, its structure may not.
+    materialise:
+        names of small raw parameters (at most 1024 entries) whose gradients may be formed entry by entry
+        because no layer with a rule owns them.
+    block:
+        samples that run through the model together; a batch whose inputs all have the sample first is cut into
+        such blocks, which changes no result. None never cuts the batch, for models whose inputs are not all
+        sample-first (flat ids with offsets); of these only coupling between gradients can be seen.
+
+    Attributes
+    ----------
+    shapes:
+        of the watched parameters, by name.
+
+    Raises
+    ------
+    UnsupportedParameter
+        when a trainable parameter is covered by no rule; the message names it.
+    UnsupportedLayer
+        for a layer whose configuration has no exact per-sample gradient (batch normalisation in train mode,
+        ``max_norm``, ``nn.MultiheadAttention``).
     """
 
     def __init__(
@@ -72,6 +92,7 @@ class Engine:
         self.model = model
         self.block = block
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.shapes = {name: p.shape for name, p in self.parameters.items()}
         self.materialise = _known(materialise, self.parameters)
         names = {id(p): name for name, p in self.parameters.items() if name not in self.materialise}
         self._names = names
@@ -93,6 +114,7 @@ class Engine:
     def __call__(self, inputs: Inputs, loss: Loss, *quantities: Quantity) -> Result:
         """Measure ``quantities`` for one batch. See :func:`per_sample`."""
         self._check_structure()
+        asked = by_key(quantities)
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
             parts = self._split(inputs)
             self._probe(parts[0])
@@ -102,8 +124,8 @@ class Engine:
             losses = loss(output.clone())
             _check_loss(losses, output)
             prove_coverage(losses, [], self._names)
-            trace = Trace({name: p.shape for name, p in self.parameters.items()}, self._order(blocks[0][1]))
-            needed = frozenset[str]().union(*(quantity.needs(trace) for quantity in quantities))
+            trace = Trace(self.shapes, self._order(blocks[0][1]))
+            needed = frozenset[str]().union(*(quantity.needs(trace) for quantity in asked.values()))
             raw = {k: jacobian(self.model, k, inputs, loss) for k in self.materialise if k in needed}
             heads = _head_gradients(losses, output)
             check_loss(losses, output, heads)
@@ -130,12 +152,12 @@ class Engine:
                 last = len(forms) - 1
                 measured.append(
                     [
-                        _measure(Gradients(trace, f, Squares(), zeros, i == last), quantities)
+                        _measure(Gradients(trace, f, Squares(), zeros, i == last), asked)
                         for i, f in enumerate(forms)
                     ]
                 )
         *tasks, total = [merge(parts) for parts in zip(*measured, strict=True)]
-        return Result(**vars(total), output=output.detach(), loss=losses.detach(), tasks=tuple(tasks))
+        return Result(total, output=output.detach(), loss=losses.detach(), tasks=tuple(tasks))
 
     def _split(self, inputs: Inputs) -> list[Inputs]:
         """Blocks of the batch small enough that a layer's activations stay in the cache between operations."""
@@ -245,33 +267,51 @@ def per_sample(
 ) -> Result:
     """Exact per-sample gradient quantities over all trainable parameters, from one shared pass.
 
+    The model is put in eval mode for the pass (dropout off) and restored; ``.grad`` is not touched. Use
+    :class:`Engine` to keep the set-up, and the probe of independence, between batches.
+
+    Parameters
+    ----------
+    model:
+        sample is the first dimension of every layer's input and output.
+    inputs:
+        keyword arguments of the model's ``forward``.
+    loss:
+        model output -> one loss a sample, [N], or one a sample and task, [N, tasks] (``reduction="none"``).
+        Quantities are those of the loss *summed*, never averaged.
+    quantities:
+        ``Norms``, ``LastLayer``, ``Dots``, ``Projections``, ``KFAC`` or one's own, in any number; two that differ
+        need different keys.
+    materialise, block:
+        see :class:`Engine`.
+
+    Returns
+    -------
+    Result
+        by key of each quantity. Sums run in float32 at least: under autocast or with half-precision weights
+        activations and their gradients carry the half format's relative error (bfloat16 2^-8, float16 2^-11 an
+        operation), which the sums do not add to.
+
+    Raises
+    ------
+    UnsupportedParameter, UnsupportedLayer
+        see :class:`Engine`; also for a parameter used outside of its layer's call, for a layer that is called
+        without a sample dimension, and for a model whose samples read each other.
+    UnsupportedLoss
+        when the loss is not [N] or [N, tasks], or one sample's loss reads the output of another.
+    GradientError
+        when a quantity names an unknown parameter, two different quantities have one key, or the model was
+        rebuilt under an Engine.
+
+    Examples
+    --------
     ::
 
+        dots = Dots({"validation": v})
         result = per_sample(model, {"cat": cat, "dense": dense},
-                            lambda logit: bce(logit, y, reduction="none"), Norms(), Dots({"val": v}))
-        grand = result.squared_norm.sqrt()
-
-    The model is put in eval mode for the pass (dropout off) and restored; ``.grad`` is not touched.
-    Use :class:`Engine` to keep the set-up between batches.
-
-    Args:
-        model: sample is the first dimension of every layer's input and output.
-        inputs: keyword arguments of the model's ``forward``.
-        loss: model output -> one loss a sample, [N], or one a sample and task, [N, tasks]
-            (``reduction="none"``). Quantities are those of the loss *summed*, never averaged.
-        quantities: ``Norms``, ``LastLayer``, ``Dots``, ``Projections``, in any number.
-        materialise, block: see :class:`Engine`.
-
-    Returns:
-        A :class:`Result`. Sums run in float32 at least: under autocast or with half-precision weights
-        activations and their gradients carry the half format's relative error (bfloat16 2^-8, float16
-        2^-11 an operation), which the sums do not add to.
-
-    Raises:
-        UnsupportedParameter, UnsupportedLayer: see :class:`Engine`; also for a parameter used outside
-            of its layer's call and for a layer that is called without a sample dimension.
-        UnsupportedLoss: the loss is not [N] or [N, tasks].
-        GradientError: a quantity names an unknown parameter, or the model was rebuilt under an Engine.
+                            lambda logit: bce(logit, y, reduction="none"), Norms(), dots)
+        grand = result["squared_norm"].sqrt()
+        tracin = result[dots.key][:, 0]
     """
     return Engine(model, materialise=materialise, block=block)(inputs, loss, *quantities)
 
@@ -363,11 +403,20 @@ def _backward(output: Tensor, heads: Sequence[Tensor], calls: Sequence[Recorded]
     return gradients
 
 
-def _measure(gradients: Gradients, quantities: Sequence[Quantity]) -> Measured:
-    into = Measured()
-    for quantity in quantities:
-        quantity.measure(gradients, into)
-    return into
+def _measure(gradients: Gradients, asked: Mapping[str, Quantity]) -> Measured:
+    found = Measured()
+    n = len(gradients.zeros)
+    for key, quantity in asked.items():
+        value = quantity.measure(gradients)
+        if value is None:
+            continue
+        if value.dim() not in (1, 2) or len(value) != n:
+            raise GradientError(
+                f"quantity {key!r} ({type(quantity).__name__}) measured {list(value.shape)} of {n} samples",
+                remedy="let measure() return one row a sample, [N] or [N, k], or None",
+            )
+        found[key] = value
+    return found
 
 
 def _accumulation(dtype: torch.dtype) -> torch.dtype:

@@ -100,15 +100,15 @@ def score_batch(loaded: Loaded, batch: Batch, scorers: Sequence[str]) -> dict[st
     ModelError
         when the model does not return one logit a row, or a score is not finite.
     """
-    result = loaded.engine(batch.inputs, logit_as_loss, Norms())
+    norms = Norms()
+    result = loaded.engine(batch.inputs, logit_as_loss, norms)
     logit = result.output
     if logit.shape != batch.label.shape:
         raise ModelError(
             f"the model returned logits of shape {list(logit.shape)} for {len(batch)} rows",
             remedy="return one logit a row, float32 [N] (squeeze the last dimension)",
         )
-    assert result.squared_norm is not None
-    norm = result.squared_norm.sqrt()
+    norm = result[norms.key].sqrt()
     backward = Backward(logit, torch.sigmoid(logit), batch.label, norm)
     values = {"p": backward.probability, "logit_grad_norm": norm}
     values |= {f"score_{name}": scorer(name).score(backward) for name in scorers}

@@ -36,7 +36,7 @@ def total(output: Tensor) -> Tensor:
 
 
 def measure(model: nn.Module, x: Tensor, **options: object) -> Tensor:
-    return per_sample(model, {"input": x}, total, Norms(), **options).squared_norm
+    return per_sample(model, {"input": x}, total, Norms(), **options)["squared_norm"]
 
 
 def one_by_one(model: nn.Module, x: Tensor) -> Tensor:
@@ -267,7 +267,7 @@ def test_a_single_sample_has_no_neighbours_and_two_have() -> None:
     torch.manual_seed(5)
     model = Mixed(lambda h: h.cumsum(dim=0))
     engine = Engine(model)
-    alone = engine({"input": rows(1)}, total, Norms()).squared_norm
+    alone = engine({"input": rows(1)}, total, Norms())["squared_norm"]
     torch.testing.assert_close(alone.double(), one_by_one(model, rows(1)), rtol=1e-5, atol=0)
     with pytest.raises(UnsupportedLayer, match="not independent"):
         engine({"input": rows(2)}, total, Norms())
@@ -304,7 +304,7 @@ class Bags(nn.Module):
 def test_gradients_that_meet_are_seen_where_inputs_cannot_be_cut(block: int | None) -> None:
     flat = {"ids": torch.arange(9), "offsets": torch.tensor([0, 2, 5])}
     passing = per_sample(Bags(torch.tanh), flat, total, Norms(), block=block)
-    assert passing.squared_norm.shape == (3,)
+    assert passing["squared_norm"].shape == (3,)
     with pytest.raises(UnsupportedLayer, match="when the losses of others are weighted"):
         per_sample(Bags(lambda h: h.cumsum(dim=0)), flat, total, Norms(), block=block)
 
@@ -319,7 +319,7 @@ def test_a_number_among_the_inputs_is_everyones() -> None:
             return self.linear(self.mix(input)).squeeze(1) / temperature
 
     inputs = {"input": rows(30), "temperature": torch.tensor(2.0)}
-    found = per_sample(Tempered(torch.tanh), inputs, total, Norms(), block=8).squared_norm
+    found = per_sample(Tempered(torch.tanh), inputs, total, Norms(), block=8)["squared_norm"]
     expected = (torch.tanh(inputs["input"]).square().sum(dim=1) + 1) / 4
     torch.testing.assert_close(found, expected)
     with pytest.raises(UnsupportedLayer, match="not independent"):
@@ -356,7 +356,7 @@ def test_a_loss_that_draws_is_asked_once() -> None:
         return output * drawn[-1]
 
     model = Mixed(torch.relu)
-    found = per_sample(model, {"input": rows(12)}, loss, Norms()).squared_norm
+    found = per_sample(model, {"input": rows(12)}, loss, Norms())["squared_norm"]
     assert len(drawn) == 1
     torch.testing.assert_close(found.double(), one_by_one(model, rows(12)) * drawn[0], rtol=1e-4, atol=1e-12)
 

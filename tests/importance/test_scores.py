@@ -62,8 +62,7 @@ def test_grad_norm_equals_a_backward_a_row_and_the_engine_on_the_loss(name: str)
     def bce(logit: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(logit, batch.label, reduction="none")
 
-    squared = Engine(ready.model)(batch.inputs, bce, Norms()).squared_norm
-    assert squared is not None
+    squared = Engine(ready.model)(batch.inputs, bce, Norms())["squared_norm"]
     np.testing.assert_allclose(found["score_grad_norm"], squared.sqrt().numpy(), rtol=1e-4)
 
 
