@@ -12,7 +12,7 @@ from sie_spark.gradients.errors import (
 from sie_spark.gradients.forms import Dense, Form, Outer, Rows
 from sie_spark.gradients.kfac import EKFAC, KFAC, Basis, fisher_loss
 from sie_spark.gradients.products import GaussNewton, gnvp, gradient, hvp
-from sie_spark.gradients.quantities import Dots, LastLayer, Measured, Norms, Projections
+from sie_spark.gradients.quantities import Dots, LastLayer, Measured, Norms, Projections, Quantity
 from sie_spark.gradients.registry import Call, refuse, rule
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Norms",
     "Outer",
     "Projections",
+    "Quantity",
     "Result",
     "Rows",
     "Solution",

@@ -43,6 +43,10 @@ class Recorded:
         """The first dimension of what the layer returned: the number of samples, if it is one."""
         return self.shape[0] if self.shape else 1
 
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that went in."""
+        return _tensors(self.args, self.kwargs)
+
     def zeros(self) -> Tensor:
         """A gradient of zeros for the output."""
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
@@ -79,8 +83,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def record(layers: Mapping[str, nn.Module], run: Run) -> tuple[Tensor, list[Recorded]]:
     """Run ``run()`` and return its output with every call of ``layers`` (name -> layer), in call order.
 
-    Raises:
-        UnsupportedLayer: a layer returned something else than a tensor, or ran without gradients.
+    Raises
+    ------
+    UnsupportedLayer
+        when a layer returned something else than a tensor, or ran without gradients.
     """
     calls: list[Recorded] = []
 
@@ -129,18 +135,26 @@ def prove_coverage(loss: Tensor, calls: list[Recorded], parameters: Mapping[int,
     Walks the graph from the loss and steps over each recorded call, from its output to its inputs.
     Whatever parameter is still met was used outside of a layer with a rule.
 
-    Args:
-        loss: anything with a ``grad_fn``.
-        calls: recorded calls.
-        parameters: id of each watched parameter -> its name.
+    Parameters
+    ----------
+    loss:
+        anything with a ``grad_fn``; without one no parameter reaches it.
+    calls:
+        recorded calls.
+    parameters:
+        id of each watched parameter -> its name.
 
-    Raises:
-        UnsupportedParameter: a parameter was used directly, or an output was replaced in place.
+    Raises
+    ------
+    UnsupportedParameter
+        when a parameter was used directly, or an output was replaced in place.
     """
     by_node: dict[Any, list[Recorded]] = {}
     for call in calls:
         by_node.setdefault(call.edge.node, []).append(call)
     start = loss.grad_fn
+    if start is None:
+        return []
     seen = {start}
     stack: list[Any] = [start]
     while stack:

@@ -25,13 +25,19 @@ Operator = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 class ConvergenceReport:
     """How an iterative solve ended.
 
-    Attributes:
-        converged: the relative residual reached the tolerance.
-        iterations: operator products spent.
-        residuals: ``|b - (A + damping) x| / |b|`` after each iteration, starting with 1.
-        reason: "tolerance", "iterations", or "negative curvature" (the operator is not positive
-            semi-definite, or the damping is below its rounding error).
-        damping: the damping that was added.
+    Attributes
+    ----------
+    converged:
+        the relative residual reached the tolerance.
+    iterations:
+        operator products spent.
+    residuals:
+        ``|b - (A + damping) x| / |b|`` after each iteration, starting with 1.
+    reason:
+        "tolerance", "iterations", or "negative curvature" (the operator is not positive semi-definite, or the
+        damping is below its rounding error).
+    damping:
+        the damping that was added.
     """
 
     converged: bool
@@ -74,15 +80,23 @@ def conjugate_gradient(
     Use the Gauss-Newton operator: the Hessian of a deep model is indefinite, and conjugate gradients
     are not defined on it.
 
-    Args:
-        operator: v -> A v, both by parameter name, A positive semi-definite.
-        b: right-hand side by parameter name.
-        damping: added to the diagonal, at least 0.
-        max_iterations: operator products at most.
-        tolerance: relative residual at which to stop.
+    Parameters
+    ----------
+    operator:
+        v -> A v, both by parameter name, A positive semi-definite.
+    b:
+        right-hand side by parameter name.
+    damping:
+        added to the diagonal, at least 0.
+    max_iterations:
+        operator products at most.
+    tolerance:
+        relative residual at which to stop.
 
-    Raises:
-        GradientError: a negative damping, an empty or non-finite right-hand side.
+    Raises
+    ------
+    GradientError
+        for a negative damping, and an empty or non-finite right-hand side.
     """
     size = math.sqrt(inner_product(b, b)) if b else math.nan
     if damping < 0 or not math.isfinite(size):

@@ -20,9 +20,11 @@ _BLOCK = 1 << 20
 class Directions:
     """Vectors stacked by parameter in the layout that the products read, built once and reused every pass.
 
-    Args:
-        vectors: name of a vector -> (name of a parameter -> tensor of that parameter's shape). A
-            parameter that a vector leaves out counts as zeros. They must not change afterwards.
+    Parameters
+    ----------
+    vectors:
+        name of a vector -> (name of a parameter -> tensor of that parameter's shape). A parameter that a vector
+        leaves out counts as zeros. They must not change afterwards.
     """
 
     def __init__(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -30,6 +32,13 @@ class Directions:
         self._vectors = vectors
         self.parameters = frozenset(name for vector in vectors.values() for name in vector)
         self._stacked: dict[tuple[str, bool, torch.dtype, torch.device], tuple[Tensor, list[int]]] = {}
+
+    def equal(self, other: Directions) -> bool:
+        """Whether both have the same vectors, by name, order and value."""
+        return self.names == other.names and all(
+            one.keys() == two.keys() and all(_same(value, two[name]) for name, value in one.items())
+            for one, two in zip(self._vectors.values(), other._vectors.values(), strict=True)
+        )
 
     def check(self, shapes: Mapping[str, torch.Size]) -> None:
         """Raise :class:`GradientError` for a vector of an unknown parameter or of another shape."""
@@ -75,6 +84,10 @@ class Directions:
             stacked = matrices[0].unsqueeze(1) if len(matrices) == 1 else torch.stack(matrices, dim=1)
             self._stacked[key] = stacked.contiguous(), [k for k, _ in chosen]
         return self._stacked[key]
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.dtype == b.dtype and a.device == b.device and torch.equal(a, b))
 
 
 def _outer(left: Tensor, right: Tensor, stacked: Tensor) -> Tensor:

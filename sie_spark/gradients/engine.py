@@ -6,8 +6,8 @@ without the batch gradient ever being formed (Goodfellow 2015; Li et al. 2021).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,13 @@ from torch.utils._pytree import tree_map
 
 # Importing the rules registers them.
 import sie_spark.gradients.rules  # noqa: F401
-from sie_spark.gradients.algebra import Squares
+from sie_spark.gradients.algebra import Squares, squared_norm
 from sie_spark.gradients.capture import Recorded, evaluating, prove_coverage, record
 from sie_spark.gradients.errors import GradientError, UnsupportedLayer, UnsupportedLoss, UnsupportedParameter
 from sie_spark.gradients.fallback import LIMIT, jacobian
 from sie_spark.gradients.forms import Dense, Form
-from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace, merge
+from sie_spark.gradients.independence import Look, Seen, check_loss, check_samples
+from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace, by_key, merge
 from sie_spark.gradients.registry import Call, find_rule, refusal
 
 __all__ = ["Engine", "Result", "per_sample"]
@@ -31,37 +32,58 @@ Inputs = Mapping[str, Tensor]
 Loss = Callable[[Tensor], Tensor]
 
 
-@dataclass
 class Result(Measured):
-    """The quantities of the summed loss; of each task alone in ``tasks``.
+    """What was measured of the summed loss: ``result[key]``, [N] or [N, k], by the key of who asked.
 
-    Attributes:
-        output: what the model returned, detached.
-        loss: per-sample losses, [N], or [N, tasks].
-        tasks: one :class:`Measured` a task when the loss is [N, tasks], otherwise empty.
+    Attributes
+    ----------
+    output:
+        what the model returned, detached.
+    loss:
+        per-sample losses, [N] or [N, tasks].
+    tasks:
+        the same of each task alone, ``result.tasks[t][key]``, where the loss is [N, tasks]; otherwise empty.
     """
 
-    output: Tensor = field(default_factory=lambda: torch.empty(0))
-    loss: Tensor = field(default_factory=lambda: torch.empty(0))
-    tasks: tuple[Measured, ...] = ()
+    def __init__(
+        self, measured: Measured, *, output: Tensor, loss: Tensor, tasks: tuple[Measured, ...] = ()
+    ) -> None:
+        super().__init__(measured)
+        self.output, self.loss, self.tasks = output, loss, tasks
 
 
 class Engine:
     """Per-sample gradient quantities of one model; building it checks that every parameter has a rule.
 
-    Args:
-        model: any module; parameters with ``requires_grad=False`` are not watched. Its weights may
-            change between calls, its structure may not.
-        materialise: names of small raw parameters (at most 1024 entries) whose gradients may be formed
-            entry by entry because no layer with a rule owns them.
-        block: samples that run through the model together; a batch whose inputs all have the sample
-            first is cut into such blocks, which changes no result. None never cuts the batch, for
-            models whose inputs are not all sample-first (flat ids with offsets).
+    The first batch, and one that is twice as large as those before, is measured several times over to try
+    whether samples are independent (:func:`~sie_spark.gradients.independence.check_samples`). That costs about
+    four passes of one block of the batch; keep the engine between batches.
 
-    Raises:
-        UnsupportedParameter: a trainable parameter is covered by no rule; the message names it.
-        UnsupportedLayer: a layer whose configuration has no exact per-sample gradient (batch
-            normalisation in train mode, ``max_norm``, ``nn.MultiheadAttention``).
+    Parameters
+    ----------
+    model:
+        any module; parameters with ``requires_grad=False`` are not watched. Its weights may change between
+        calls, its structure may not.
+    materialise:
+        names of small raw parameters (at most 1024 entries) whose gradients may be formed entry by entry
+        because no layer with a rule owns them.
+    block:
+        samples that run through the model together; a batch whose inputs all have the sample first is cut into
+        such blocks, which changes no result. None never cuts the batch, for models whose inputs are not all
+        sample-first (flat ids with offsets); of these only coupling between gradients can be seen.
+
+    Attributes
+    ----------
+    shapes:
+        of the watched parameters, by name.
+
+    Raises
+    ------
+    UnsupportedParameter
+        when a trainable parameter is covered by no rule; the message names it.
+    UnsupportedLayer
+        for a layer whose configuration has no exact per-sample gradient (batch normalisation in train mode,
+        ``max_norm``, ``nn.MultiheadAttention``).
     """
 
     def __init__(
@@ -70,6 +92,7 @@ class Engine:
         self.model = model
         self.block = block
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.shapes = {name: p.shape for name, p in self.parameters.items()}
         self.materialise = _known(materialise, self.parameters)
         names = {id(p): name for name, p in self.parameters.items() if name not in self.materialise}
         self._names = names
@@ -86,24 +109,26 @@ class Engine:
                 raise _uncovered(layer_name, layer, own)
             self.layers[layer_name], self._own[layer_name] = layer, own
         self._identity = frozenset(id(p) for p in model.parameters() if p.requires_grad)
-        self._probed = False
+        self._probed = 0
 
     def __call__(self, inputs: Inputs, loss: Loss, *quantities: Quantity) -> Result:
         """Measure ``quantities`` for one batch. See :func:`per_sample`."""
         self._check_structure()
+        asked = by_key(quantities)
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
-            blocks = [record(self.layers, partial(self.model, **part)) for part in self._split(inputs)]
+            parts = self._split(inputs)
+            self._probe(parts[0])
+            blocks = [record(self.layers, partial(self.model, **part)) for part in parts]
             # The loss sees the whole batch, cut off from the graphs of the blocks.
             output = _joined([block_output for block_output, _ in blocks]).requires_grad_()
             losses = loss(output.clone())
             _check_loss(losses, output)
             prove_coverage(losses, [], self._names)
-            if not self._probed:
-                self._probe(inputs, output, losses)
-            trace = Trace({name: p.shape for name, p in self.parameters.items()}, self._order(blocks[0][1]))
-            needed = frozenset[str]().union(*(quantity.needs(trace) for quantity in quantities))
+            trace = Trace(self.shapes, self._order(blocks[0][1]))
+            needed = frozenset[str]().union(*(quantity.needs(trace) for quantity in asked.values()))
             raw = {k: jacobian(self.model, k, inputs, loss) for k in self.materialise if k in needed}
             heads = _head_gradients(losses, output)
+            check_loss(losses, output, heads)
         measured: list[list[Measured]] = []
         start = 0
         while blocks:
@@ -127,21 +152,26 @@ class Engine:
                 last = len(forms) - 1
                 measured.append(
                     [
-                        _measure(Gradients(trace, f, Squares(), zeros, i == last), quantities)
+                        _measure(Gradients(trace, f, Squares(), zeros, i == last), asked)
                         for i, f in enumerate(forms)
                     ]
                 )
         *tasks, total = [merge(parts) for parts in zip(*measured, strict=True)]
-        return Result(**vars(total), output=output.detach(), loss=losses.detach(), tasks=tuple(tasks))
+        return Result(total, output=output.detach(), loss=losses.detach(), tasks=tuple(tasks))
 
     def _split(self, inputs: Inputs) -> list[Inputs]:
         """Blocks of the batch small enough that a layer's activations stay in the cache between operations."""
-        sizes = {x.shape[0] if x.dim() else 0 for x in inputs.values()}
-        if self.block is None or len(sizes) != 1:
+        size = self._samples(inputs)
+        if self.block is None or size is None:
             return [inputs]
-        count = max(1, round(sizes.pop() / self.block))
-        pieces = {name: x.tensor_split(count) for name, x in inputs.items()}
+        count = max(1, round(size / self.block))
+        pieces = {name: x.tensor_split(count) if x.dim() else [x] * count for name, x in inputs.items()}
         return [{name: parts[i] for name, parts in pieces.items()} for i in range(count)]
+
+    def _samples(self, inputs: Inputs) -> int | None:
+        """The number of samples, where every input (numbers apart) has them first; None when it cannot be cut."""
+        sizes = {len(x) for x in inputs.values() if x.dim()}
+        return sizes.pop() if self.block is not None and len(sizes) == 1 else None
 
     def _check_structure(self) -> None:
         if self._identity != frozenset(id(p) for p in self.model.parameters() if p.requires_grad):
@@ -157,37 +187,47 @@ class Engine:
         last = {call.name: position for position, call in enumerate(calls)}
         return {name: tuple(self._own[name].values()) for name in sorted(last, key=last.__getitem__)}
 
-    def _probe(self, inputs: Inputs, output: Tensor, losses: Tensor) -> None:
-        """Score the first sample alone, once: it must come out as in the batch, layer by layer.
-
-        Catches what shapes cannot: samples that read each other, and calls whose first dimension is
-        not the sample but happens to be as long as the batch.
-        """
-        n = len(output)
-        if n < 2 or self.block is None or any(x.dim() == 0 or len(x) != n for x in inputs.values()):
+    def _probe(self, part: Inputs) -> None:
+        """Try whether samples are independent, once for a size of batch; see :func:`check_samples`."""
+        rows = self._samples(part)
+        n = max((len(x) for x in part.values() if x.dim()), default=0) if rows is None else rows
+        # A first batch of a few samples shows little, so a much larger one is tried again.
+        if n < 2 or n < 2 * self._probed:
             return
-        alone, calls = record(self.layers, lambda: self.model(**{key: x[:1] for key, x in inputs.items()}))
-        for call in calls:
-            if call.leading != 1:
-                raise _not_samples(call.name, call.leading, 1)
-        tolerance = 1e-3 if output.dtype in (torch.float32, torch.float64) else 5e-2
-        expected = output[0].detach().float()
-        if alone.shape[0] != 1 or not torch.allclose(
-            alone[0].detach().float(), expected, rtol=tolerance, atol=tolerance, equal_nan=True
-        ):
-            raise UnsupportedLayer(
-                f"the first sample scores {alone.flatten()[:3].tolist()} alone and "
-                f"{expected.flatten()[:3].tolist()} in its batch, so samples are not independent",
-                remedy="remove what couples them (in-batch statistics or negatives, random layers) while scoring, "
-                "or pass block=None when an input is not sample-first (flat ids with offsets)",
-            )
-        (influence,) = torch.autograd.grad(losses[0].sum(), output, retain_graph=True, allow_unused=True)
-        if influence is not None and bool(influence[1:].any()):
-            raise UnsupportedLoss(
-                "the loss of the first sample depends on the outputs of others",
-                remedy="use a loss that treats samples one by one (no in-batch softmax or pairs)",
-            )
-        self._probed = True
+
+        def precise() -> Look:
+            twin = copy.deepcopy(self.model).double()
+            return Engine(twin, materialise=self.materialise, block=self.block)._look
+
+        check_samples(self._look, part, rows=rows, precise=precise)
+        self._probed = n
+
+    def _look(self, inputs: Inputs, factor: Tensor | None) -> Seen:
+        """Outputs, and the gradient norms of a weighted sum of each sample's outputs: of the model, without a loss."""
+        output, calls = record(self.layers, partial(self.model, **inputs))
+        joined = _joined([output])
+        n = len(joined)
+        flat = joined.reshape(n, -1)
+        # Unequal weights: entries that always add up to one would have no gradient.
+        weights = torch.linspace(1, 2, flat.shape[1]).to(joined)
+        share = (torch.ones(n) if factor is None else factor).to(joined).unsqueeze(1)
+        head = (share * weights).view_as(joined)
+        used = prove_coverage(output, calls, self._names)
+        (deltas,) = _backward(output, [head], used)
+        with torch.no_grad(), torch.autocast(joined.device.type, enabled=False):
+            zeros = torch.zeros(n, dtype=_accumulation(joined.dtype), device=joined.device)
+            forms, squares = self._forms(used, deltas, {}, zeros), Squares()
+            columns = [squared_norm(forms[k], squares) if k in forms else zeros for k in self.parameters]
+            norms = torch.stack(columns, dim=1) if columns else zeros.unsqueeze(1)
+            norms = norms / share.to(norms).square()
+        dtypes = {joined.dtype, *(call.dtype for call in used)}
+        return Seen(
+            output=flat,
+            norms=norms,
+            parameters=tuple(self.parameters),
+            reads=[(call.name, [x.detach() for x in call.tensors()]) for call in used],
+            eps=max(torch.finfo(dtype).eps for dtype in dtypes),
+        )
 
     def _forms(
         self, calls: Sequence[Recorded], deltas: Sequence[Tensor], raw: Mapping[str, Tensor], zeros: Tensor
@@ -227,33 +267,51 @@ def per_sample(
 ) -> Result:
     """Exact per-sample gradient quantities over all trainable parameters, from one shared pass.
 
+    The model is put in eval mode for the pass (dropout off) and restored; ``.grad`` is not touched. Use
+    :class:`Engine` to keep the set-up, and the probe of independence, between batches.
+
+    Parameters
+    ----------
+    model:
+        sample is the first dimension of every layer's input and output.
+    inputs:
+        keyword arguments of the model's ``forward``.
+    loss:
+        model output -> one loss a sample, [N], or one a sample and task, [N, tasks] (``reduction="none"``).
+        Quantities are those of the loss *summed*, never averaged.
+    quantities:
+        ``Norms``, ``LastLayer``, ``Dots``, ``Projections``, ``KFAC`` or one's own, in any number; two that differ
+        need different keys.
+    materialise, block:
+        see :class:`Engine`.
+
+    Returns
+    -------
+    Result
+        by key of each quantity. Sums run in float32 at least: under autocast or with half-precision weights
+        activations and their gradients carry the half format's relative error (bfloat16 2^-8, float16 2^-11 an
+        operation), which the sums do not add to.
+
+    Raises
+    ------
+    UnsupportedParameter, UnsupportedLayer
+        see :class:`Engine`; also for a parameter used outside of its layer's call, for a layer that is called
+        without a sample dimension, and for a model whose samples read each other.
+    UnsupportedLoss
+        when the loss is not [N] or [N, tasks], or one sample's loss reads the output of another.
+    GradientError
+        when a quantity names an unknown parameter, two different quantities have one key, or the model was
+        rebuilt under an Engine.
+
+    Examples
+    --------
     ::
 
+        dots = Dots({"validation": v})
         result = per_sample(model, {"cat": cat, "dense": dense},
-                            lambda logit: bce(logit, y, reduction="none"), Norms(), Dots({"val": v}))
-        grand = result.squared_norm.sqrt()
-
-    The model is put in eval mode for the pass (dropout off) and restored; ``.grad`` is not touched.
-    Use :class:`Engine` to keep the set-up between batches.
-
-    Args:
-        model: sample is the first dimension of every layer's input and output.
-        inputs: keyword arguments of the model's ``forward``.
-        loss: model output -> one loss a sample, [N], or one a sample and task, [N, tasks]
-            (``reduction="none"``). Quantities are those of the loss *summed*, never averaged.
-        quantities: ``Norms``, ``LastLayer``, ``Dots``, ``Projections``, in any number.
-        materialise, block: see :class:`Engine`.
-
-    Returns:
-        A :class:`Result`. Sums run in float32 at least: under autocast or with half-precision weights
-        activations and their gradients carry the half format's relative error (bfloat16 2^-8, float16
-        2^-11 an operation), which the sums do not add to.
-
-    Raises:
-        UnsupportedParameter, UnsupportedLayer: see :class:`Engine`; also for a parameter used outside
-            of its layer's call and for a layer that is called without a sample dimension.
-        UnsupportedLoss: the loss is not [N] or [N, tasks].
-        GradientError: a quantity names an unknown parameter, or the model was rebuilt under an Engine.
+                            lambda logit: bce(logit, y, reduction="none"), Norms(), dots)
+        grand = result["squared_norm"].sqrt()
+        tracin = result[dots.key][:, 0]
     """
     return Engine(model, materialise=materialise, block=block)(inputs, loss, *quantities)
 
@@ -311,8 +369,9 @@ def _joined(outputs: Sequence[Any]) -> Tensor:
     """The batch's output, detached."""
     for output in outputs:
         if not isinstance(output, Tensor) or output.dim() < 1 or not output.is_floating_point():
+            found = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise UnsupportedLoss(
-                f"the model returned {type(output).__name__}, not one floating tensor [N, ...]",
+                f"the model returned {found}, not one floating tensor [N, ...]",
                 remedy="wrap the model so that it returns one tensor, for example [N, tasks]",
             )
     return torch.cat([output.detach() for output in outputs])
@@ -344,11 +403,20 @@ def _backward(output: Tensor, heads: Sequence[Tensor], calls: Sequence[Recorded]
     return gradients
 
 
-def _measure(gradients: Gradients, quantities: Sequence[Quantity]) -> Measured:
-    into = Measured()
-    for quantity in quantities:
-        quantity.measure(gradients, into)
-    return into
+def _measure(gradients: Gradients, asked: Mapping[str, Quantity]) -> Measured:
+    found = Measured()
+    n = len(gradients.zeros)
+    for key, quantity in asked.items():
+        value = quantity.measure(gradients)
+        if value is None:
+            continue
+        if value.dim() not in (1, 2) or len(value) != n:
+            raise GradientError(
+                f"quantity {key!r} ({type(quantity).__name__}) measured {list(value.shape)} of {n} samples",
+                remedy="let measure() return one row a sample, [N] or [N, k], or None",
+            )
+        found[key] = value
+    return found
 
 
 def _accumulation(dtype: torch.dtype) -> torch.dtype:

@@ -25,8 +25,10 @@ def jacobian(
 ) -> Tensor:
     """d loss / d parameter ``name`` for every sample: [N, numel], or [N, tasks, numel].
 
-    Raises:
-        UnsupportedParameter: more than ``LIMIT`` entries, or an operation without a forward derivative.
+    Raises
+    ------
+    UnsupportedParameter
+        for more than ``LIMIT`` entries, or an operation without a forward derivative.
     """
     parameter = model.get_parameter(name).detach()
     if parameter.numel() > LIMIT:

@@ -30,9 +30,12 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 class Outer:
     """``G_n = sum_t delta[n, t] x[n, t]^T``: a weight that multiplies activations.
 
-    Attributes:
-        delta: gradient of the layer's output, [N, T, p].
-        x: the layer's input, [N, T, q].
+    Attributes
+    ----------
+    delta:
+        gradient of the layer's output, [N, T, p].
+    x:
+        the layer's input, [N, T, q].
     """
 
     delta: Tensor
@@ -46,10 +49,14 @@ class Rows:
     Worked example: ids ``[[7, 2, 7]]`` and delta rows a, b, c give a gradient with a + c in row 7 and
     b in row 2, so the squared norm is ``|a + c|^2 + |b|^2`` - not ``|a|^2 + |b|^2 + |c|^2``.
 
-    Attributes:
-        ids: int64 [N, T], rows of the table.
-        delta: [N, T, q], or [N, 1, q] when all positions of a sample share one gradient (a bag).
-        scale: [N, T] or None for ones; 0 removes a position (padding).
+    Attributes
+    ----------
+    ids:
+        int64 [N, T], rows of the table.
+    delta:
+        [N, T, q], or [N, 1, q] when all positions of a sample share one gradient (a bag).
+    scale:
+        [N, T] or None for ones; 0 removes a position (padding).
     """
 
     ids: Tensor

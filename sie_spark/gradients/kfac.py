@@ -16,7 +16,7 @@ from torch.nn import functional
 from sie_spark.gradients.algebra import materialise, sum_equal_ids
 from sie_spark.gradients.errors import GradientError, MergeError
 from sie_spark.gradients.forms import Dense, Form, Outer, Rows, combine, matrix_shape
-from sie_spark.gradients.quantities import Gradients, Measured, Trace
+from sie_spark.gradients.quantities import Gradients, Trace
 
 __all__ = ["EKFAC", "KFAC", "Basis", "fisher_loss"]
 
@@ -46,11 +46,16 @@ class KFAC:
     L = 1, so that R is its exact second moment. Positions of a sequence count as independent, as in
     K-FAC-expand (Eschenhagen et al. 2023); of several tasks the summed loss is meant.
 
-    Args:
-        limit: a longer side of a matrix keeps a diagonal factor.
+    Parameters
+    ----------
+    limit:
+        a longer side of a matrix keeps a diagonal factor.
+    key:
+        tells it from other quantities of one call; it leaves no result there.
     """
 
-    def __init__(self, *, limit: int = 2048) -> None:
+    def __init__(self, *, limit: int = 2048, key: str = "kfac") -> None:
+        self.key = key
         self.limit = limit
         self._sums: State = {}
 
@@ -58,7 +63,7 @@ class KFAC:
         """All watched parameters."""
         return frozenset(trace.shapes)
 
-    def measure(self, gradients: Gradients, into: Measured) -> None:
+    def measure(self, gradients: Gradients) -> None:
         """Add one block of samples."""
         if not gradients.summed:
             return
@@ -104,7 +109,7 @@ class KFAC:
 
     def __add__(self, other: KFAC) -> KFAC:
         """The factors of both parts of the data."""
-        merged = KFAC(limit=self.limit)
+        merged = KFAC(limit=self.limit, key=self.key)
         merged._sums = _added(self._sums, other._sums)
         return merged
 
@@ -122,8 +127,10 @@ class KFAC:
     def basis(self) -> Basis:
         """Eigenvectors of both factors, with the products of their eigenvalues.
 
-        Raises:
-            GradientError: nothing was accumulated.
+        Raises
+        ------
+        GradientError
+            when nothing was accumulated.
         """
         if "count" not in self._sums:
             raise GradientError(
@@ -152,8 +159,11 @@ class KFAC:
 class Basis:
     """A Kronecker eigenbasis by parameter, with eigenvalues of the mean Fisher matrix [p, q] in it.
 
-    ``tensors`` holds ``left/name`` [p, p] and ``right/name`` [q, q] (absent: the identity) and
-    ``values/name`` [p, q]; plain float64 tensors, ready to be saved.
+    Attributes
+    ----------
+    tensors:
+        ``left/name`` [p, p] and ``right/name`` [q, q] (absent: the identity) and ``values/name`` [p, q]; plain
+        float64 tensors, ready to be saved.
     """
 
     tensors: State
@@ -170,8 +180,10 @@ class Basis:
     def solve(self, vector: Mapping[str, Tensor], *, damping: float) -> State:
         """``(F + damping I)^-1 v`` by parameter; with EK-FAC's eigenvalues, as in Grosse et al. 2023.
 
-        Raises:
-            GradientError: no damping, or a parameter that the basis lacks.
+        Raises
+        ------
+        GradientError
+            without damping, or for a parameter that the basis lacks.
         """
         if damping <= 0:
             raise GradientError(
@@ -194,11 +206,16 @@ class Basis:
 class EKFAC:
     """Second pass: the exact second moments of the gradient in the Kronecker eigenbasis (George et al. 2018).
 
-    Args:
-        basis: of :meth:`KFAC.basis`, the same in every partition.
+    Parameters
+    ----------
+    basis:
+        of :meth:`KFAC.basis`, the same in every partition.
+    key:
+        as for :class:`KFAC`.
     """
 
-    def __init__(self, basis: Basis) -> None:
+    def __init__(self, basis: Basis, *, key: str = "ekfac") -> None:
+        self.key = key
         self._basis = basis
         self._sums: State = {}
 
@@ -206,7 +223,7 @@ class EKFAC:
         """All parameters of the basis."""
         return frozenset(name for name in trace.shapes if f"values/{name}" in self._basis.tensors)
 
-    def measure(self, gradients: Gradients, into: Measured) -> None:
+    def measure(self, gradients: Gradients) -> None:
         """Add one block of samples."""
         if not gradients.summed:
             return
@@ -249,7 +266,7 @@ class EKFAC:
                 "EK-FAC eigenvalues of two different bases cannot be added",
                 remedy="merge the K-FAC factors of all partitions first and hand every partition that basis",
             )
-        merged = EKFAC(self._basis)
+        merged = EKFAC(self._basis, key=self.key)
         merged._sums = _added(self._sums, other._sums)
         return merged
 
@@ -265,7 +282,13 @@ class EKFAC:
         return found
 
     def basis(self) -> Basis:
-        """The eigenbasis with corrected eigenvalues, ready to solve with."""
+        """The eigenbasis with corrected eigenvalues, ready to solve with.
+
+        Raises
+        ------
+        GradientError
+            when nothing was accumulated.
+        """
         if "count" not in self._sums:
             raise GradientError(
                 "EK-FAC eigenvalues of no data", remedy="run engine(inputs, loss, ekfac) over the data first"

@@ -30,16 +30,24 @@ def gradient(model: nn.Module, inputs: Inputs, loss: Loss) -> Vector:
 def hvp(model: nn.Module, inputs: Inputs, loss: Loss, vector: Mapping[str, Tensor]) -> Vector:
     """``H v``, H the Hessian of the summed loss in eval mode, by double backward (Pearlmutter 1994).
 
-    Args:
-        model, inputs, loss: as for :func:`~sie_spark.gradients.per_sample`.
-        vector: by parameter name, of the parameters' shapes; names left out count as zeros.
+    Parameters
+    ----------
+    model, inputs, loss:
+        as for :func:`~sie_spark.gradients.per_sample`.
+    vector:
+        by parameter name, of the parameters' shapes; names left out count as zeros.
 
-    Returns:
-        Dense tensors, one a trainable parameter.
+    Returns
+    -------
+    dict
+        dense tensors, one a trainable parameter.
 
-    Raises:
-        UnsupportedLayer: an operation has no second derivative in torch (``nn.EmbeddingBag``).
-        GradientError: ``vector`` names an unknown parameter or has another shape.
+    Raises
+    ------
+    UnsupportedLayer
+        when an operation has no second derivative in torch (``nn.EmbeddingBag``).
+    GradientError
+        when ``vector`` names an unknown parameter or has another shape.
     """
     parameters = _checked(model, vector)
     values = list(parameters.values())
@@ -76,7 +84,22 @@ def gnvp(
     rules as every other quantity; H_out is the loss's own Hessian in the outputs. Positive
     semi-definite for a loss that is convex in the outputs.
 
-    Args, Returns: as for :func:`hvp`. Raises: as for :func:`~sie_spark.gradients.per_sample`.
+    Parameters
+    ----------
+    model, inputs, loss, vector:
+        as for :func:`hvp`.
+    materialise:
+        see :class:`~sie_spark.gradients.Engine`.
+
+    Returns
+    -------
+    dict
+        dense tensors, one a trainable parameter.
+
+    Raises
+    ------
+    GradientError
+        as for :func:`~sie_spark.gradients.per_sample`.
     """
     return _product(Engine(model, materialise=materialise), inputs, loss, vector)[0]
 
@@ -84,9 +107,12 @@ def gnvp(
 def _product(engine: Engine, inputs: Inputs, loss: Loss, vector: Mapping[str, Tensor]) -> tuple[Vector, int]:
     """The product summed over the batch, and the batch's size."""
     parameters = _checked(engine.model, vector)
-    outputs = engine(inputs, lambda output: output, Dots({"v": vector}))
+    dots = Dots({"v": vector})
+    outputs = engine(inputs, lambda output: output, dots)
     along = (
-        torch.stack([task.dots["v"] for task in outputs.tasks], dim=1) if outputs.tasks else outputs.dots["v"]
+        torch.cat([task[dots.key] for task in outputs.tasks], dim=1)
+        if outputs.tasks
+        else outputs[dots.key].squeeze(1)
     )
     with torch.enable_grad(), evaluating(engine.model):
         leaf = outputs.output.clone().requires_grad_()
@@ -103,10 +129,12 @@ def _product(engine: Engine, inputs: Inputs, loss: Loss, vector: Mapping[str, Te
 class GaussNewton:
     """The *mean* Gauss-Newton matrix of several batches, as an operator for ``conjugate_gradient``.
 
-    Args:
-        model: see :class:`~sie_spark.gradients.Engine`.
-        batches: pairs of inputs and per-sample loss, or a function that yields them anew each time.
-        materialise: see :class:`~sie_spark.gradients.Engine`.
+    Parameters
+    ----------
+    model, materialise:
+        see :class:`~sie_spark.gradients.Engine`.
+    batches:
+        pairs of inputs and per-sample loss, or a function that yields them anew each time.
     """
 
     def __init__(
@@ -120,7 +148,13 @@ class GaussNewton:
         self._batches = batches
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
-        """``(1/N) sum_n J_n^T H_n J_n v``."""
+        """``(1/N) sum_n J_n^T H_n J_n v``.
+
+        Raises
+        ------
+        GradientError
+            when there is no batch.
+        """
         total: Vector = {}
         count = 0
         for inputs, loss in self._batches() if callable(self._batches) else self._batches:

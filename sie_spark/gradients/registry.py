@@ -21,11 +21,16 @@ __all__ = ["Call", "find_rule", "refusal", "refuse", "rule"]
 class Call:
     """One call of a layer during the shared forward pass, with the gradient of what it returned.
 
-    Attributes:
-        name: dotted name of the layer in the model.
-        args: positional arguments of the call; floating tensors in the accumulation dtype.
-        kwargs: keyword arguments of the call, likewise.
-        delta: gradient of the summed loss in the call's output, [N, ...], accumulation dtype.
+    Attributes
+    ----------
+    name:
+        dotted name of the layer in the model.
+    args:
+        positional arguments of the call; floating tensors in the accumulation dtype.
+    kwargs:
+        keyword arguments of the call, likewise.
+    delta:
+        gradient of the summed loss in the call's output, [N, ...], accumulation dtype.
     """
 
     name: str

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from sie_spark.gradients import Dots, Engine, Norms, Projections
+from sie_spark.models.layers import Bias, FieldEmbedding
 
 Inputs = Mapping[str, Tensor]
 
@@ -133,20 +134,22 @@ def inner(gradients: Mapping[str, Tensor], vector: Mapping[str, Tensor]) -> Tens
 
 def check_everything(problem: Problem) -> None:
     """The engine against both oracles in float64, then in float32, permuted and split."""
-    quantities = (Norms(groups=lambda name: name), Dots(problem.vectors), Projections(rank=2, seed=3))
+    each = Norms(groups=lambda name: name)
+    quantities = (Norms(), each, Dots(problem.vectors), Projections(rank=2, seed=3))
     engine = Engine(problem.model, materialise=problem.materialise, block=problem.block)
     result = engine(problem.inputs, problem.loss(), *quantities)
     looped = gradients_by_loop(problem)
     by_name = squared(looped)
     total = sum(by_name.values())
-    for name, expected in by_name.items():
+    assert set(each.names(engine.shapes)) == set(by_name)
+    for name, found in zip(each.names(engine.shapes), result[each.key].unbind(dim=1), strict=True):
         # Relative to the parameter's own norm, floored by rounding of the whole gradient.
-        close(result.group_squared_norms[name], expected, expected + 1e-6 * total, 1e-10)
-    close(result.squared_norm, total, total, 1e-10)
-    for name, vector in problem.vectors.items():
+        close(found, by_name[name], by_name[name] + 1e-6 * total, 1e-10)
+    close(result["squared_norm"], total, total, 1e-10)
+    for vector, found in zip(problem.vectors.values(), result["dots"].unbind(dim=1), strict=True):
         length = total.sqrt() * sum(v.square().sum() for v in vector.values()).sqrt()
-        close(result.dots[name], inner(looped, vector), length, 1e-10)
-        close(result.dots[name], dots_by_forward_mode(problem, vector), length, 1e-10)
+        close(found, inner(looped, vector), length, 1e-10)
+        close(found, dots_by_forward_mode(problem, vector), length, 1e-10)
     if problem.size > 1:
         _check_batching(problem, engine, quantities, result)
     _check_float32(problem, total, looped)
@@ -157,15 +160,15 @@ def _check_batching(problem, engine, quantities, result) -> None:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
     for rows in (order, torch.arange(n // 2), torch.arange(n // 2, n)):
         part = engine(problem.cut(problem.inputs, rows), problem.loss(rows), *quantities)
-        close(part.squared_norm, result.squared_norm[rows], result.squared_norm[rows], 1e-10)
-        scale = (result.squared_norm[rows].sqrt() + 1e-300) * 100
-        close(part.dots["a"], result.dots["a"][rows], scale, 1e-10)
-        for name, value in part.projections.items():
-            close(value, result.projections[name][rows], scale.unsqueeze(1), 1e-10)
+        expected = result["squared_norm"][rows]
+        close(part["squared_norm"], expected, expected, 1e-10)
+        scale = ((expected.sqrt() + 1e-300) * 100).unsqueeze(1)
+        for key in ("dots", "projections"):
+            close(part[key], result[key][rows], scale, 1e-10)
     if problem.block is not None:
         blocked = Engine(problem.model, materialise=problem.materialise, block=2)
         part = blocked(problem.inputs, problem.loss(), *quantities)
-        close(part.squared_norm, result.squared_norm, result.squared_norm, 1e-10)
+        close(part["squared_norm"], result["squared_norm"], result["squared_norm"], 1e-10)
 
 
 def _check_float32(problem: Problem, total: Tensor, looped: Mapping[str, Tensor]) -> None:
@@ -175,9 +178,46 @@ def _check_float32(problem: Problem, total: Tensor, looped: Mapping[str, Tensor]
     engine = Engine(problem.model, materialise=problem.materialise, block=problem.block)
     result = engine(inputs, problem.loss(), Norms(), Dots(problem.vectors))
     problem.model.double()
-    assert result.squared_norm.dtype == torch.float32
-    assert bool((result.squared_norm >= 0).all())
-    close(result.squared_norm, total, torch.maximum(bound, total), 1e-5)
-    for name, vector in problem.vectors.items():
+    assert result["squared_norm"].dtype == torch.float32
+    assert bool((result["squared_norm"] >= 0).all())
+    close(result["squared_norm"], total, torch.maximum(bound, total), 1e-5)
+    for vector, found in zip(problem.vectors.values(), result["dots"].unbind(dim=1), strict=True):
         length = total.sqrt() * sum(v.square().sum() for v in vector.values()).sqrt()
-        close(result.dots[name], inner(looped, vector), length + 1e-30, 1e-5)
+        close(found, inner(looped, vector), length + 1e-30, 1e-5)
+
+
+class TwoHeads(nn.Module):
+    """A shared bottom; one head reads a layer the other never touches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = FieldEmbedding([4, 4], 3)
+        self.bottom, self.dropout = nn.Linear(6, 5), nn.Dropout(0.5)
+        self.click, self.buy = (
+            nn.Linear(5, 1),
+            nn.Sequential(nn.Linear(5, 2), nn.ReLU(inplace=True), nn.Linear(2, 1)),
+        )
+        self.bias = Bias(2)
+
+    def forward(self, cat: Tensor) -> Tensor:
+        hidden = torch.tanh(self.bottom(self.dropout(self.table(cat).flatten(1))))
+        return self.bias(torch.cat([self.click(hidden), self.buy(hidden)], dim=1))
+
+
+cat = torch.tensor([[0, 1], [1, 1], [3, 2], [0, 0], [2, 1]])
+labels = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+
+
+def per_task(output: Tensor) -> Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(output, labels, reduction="none")
+
+
+def slow(model: nn.Module, row: int, task: int | None) -> dict[str, Tensor]:
+    model.eval()
+    loss = nn.functional.binary_cross_entropy_with_logits(
+        model(cat[row : row + 1])[0], labels[row], reduction="none"
+    )
+    loss = loss.sum() if task is None else loss[task]
+    grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    pairs = zip(model.named_parameters(), grads, strict=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}

@@ -12,7 +12,7 @@ from sie_spark.gradients import Norms, per_sample
 def squared_norm(model: nn.Module, inputs: Tensor) -> object:
     """Squared norms [N] of the gradient of the summed output, as values to compare with to rounding."""
     result = per_sample(model.double(), {"input": inputs}, lambda o: o.flatten(1).sum(dim=1), Norms())
-    return pytest.approx(result.squared_norm.tolist(), rel=1e-12)
+    return pytest.approx(result["squared_norm"].tolist(), rel=1e-12)
 
 
 def test_padding_receives_nothing() -> None:
@@ -41,7 +41,7 @@ def test_an_empty_bag() -> None:
     bag = nn.EmbeddingBag(5, 2, mode="mean").double()
     inputs = {"input": torch.tensor([1, 1, 2]), "offsets": torch.tensor([0, 0, 2])}
     result = per_sample(bag, inputs, lambda o: o.sum(dim=1), Norms(), block=None)
-    assert result.squared_norm.tolist() == pytest.approx([0.0, 2.0, 2.0])
+    assert result["squared_norm"].tolist() == pytest.approx([0.0, 2.0, 2.0])
 
 
 class SharedByFields(nn.Module):

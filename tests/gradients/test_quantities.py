@@ -6,54 +6,17 @@ import math
 
 import pytest
 import torch
+from oracles import TwoHeads, cat, per_task, slow
 from torch import Tensor, nn
 
 from sie_spark.gradients import Dots, Engine, GradientError, LastLayer, Norms, Projections, per_sample
 from sie_spark.gradients.projection import signs
-from sie_spark.models.layers import Bias, FieldEmbedding
-
-
-class TwoHeads(nn.Module):
-    """A shared bottom; one head reads a layer the other never touches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = FieldEmbedding([4, 4], 3)
-        self.bottom, self.dropout = nn.Linear(6, 5), nn.Dropout(0.5)
-        self.click, self.buy = (
-            nn.Linear(5, 1),
-            nn.Sequential(nn.Linear(5, 2), nn.ReLU(inplace=True), nn.Linear(2, 1)),
-        )
-        self.bias = Bias(2)
-
-    def forward(self, cat: Tensor) -> Tensor:
-        hidden = torch.tanh(self.bottom(self.dropout(self.table(cat).flatten(1))))
-        return self.bias(torch.cat([self.click(hidden), self.buy(hidden)], dim=1))
 
 
 @pytest.fixture
 def model() -> TwoHeads:
     torch.manual_seed(0)
     return TwoHeads().double()
-
-
-cat = torch.tensor([[0, 1], [1, 1], [3, 2], [0, 0], [2, 1]])
-labels = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-
-
-def per_task(output: Tensor) -> Tensor:
-    return nn.functional.binary_cross_entropy_with_logits(output, labels, reduction="none")
-
-
-def slow(model: nn.Module, row: int, task: int | None) -> dict[str, Tensor]:
-    model.eval()
-    loss = nn.functional.binary_cross_entropy_with_logits(
-        model(cat[row : row + 1])[0], labels[row], reduction="none"
-    )
-    loss = loss.sum() if task is None else loss[task]
-    grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    pairs = zip(model.named_parameters(), grads, strict=True)
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
 
 
 def test_every_task_and_their_sum(model: TwoHeads) -> None:
@@ -63,10 +26,12 @@ def test_every_task_and_their_sum(model: TwoHeads) -> None:
     for task, measured in [(0, result.tasks[0]), (1, result.tasks[1]), (None, result)]:
         for row in range(len(cat)):
             g = slow(model, row, task)
-            torch.testing.assert_close(measured.squared_norm[row], sum(x.square().sum() for x in g.values()))
-            torch.testing.assert_close(measured.dots["v"][row], sum((x * v[k]).sum() for k, x in g.items()))
+            torch.testing.assert_close(
+                measured["squared_norm"][row], sum(x.square().sum() for x in g.values())
+            )
+            torch.testing.assert_close(measured["dots"][row, 0], sum((x * v[k]).sum() for k, x in g.items()))
             last = g["bottom.weight"].square().sum() + g["bottom.bias"].square().sum()
-            torch.testing.assert_close(measured.last_layer_squared_norm[row], last)
+            torch.testing.assert_close(measured["last_layer_squared_norm"][row], last)
     torch.testing.assert_close(result.loss, per_task(result.output))
 
 
@@ -77,15 +42,15 @@ def test_the_model_is_left_as_it_was(model: TwoHeads) -> None:
     first = per_sample(model, {"cat": cat}, per_task, Norms())
     assert model.training and model.dropout.training and not model.bottom.training
     assert torch.equal(model.click.weight.grad, torch.ones_like(model.click.weight))
-    assert model.buy[0].weight.grad is None and not first.squared_norm.requires_grad
+    assert model.buy[0].weight.grad is None and not first["squared_norm"].requires_grad
     assert not any(m._forward_hooks for m in model.modules())
     with torch.no_grad():  # dropout is off: no randomness between passes
         assert torch.equal(
-            first.squared_norm, per_sample(model, {"cat": cat}, per_task, Norms()).squared_norm
+            first["squared_norm"], per_sample(model, {"cat": cat}, per_task, Norms())["squared_norm"]
         )
     with torch.inference_mode():
         assert torch.equal(
-            first.squared_norm, per_sample(model, {"cat": cat}, per_task, Norms()).squared_norm
+            first["squared_norm"], per_sample(model, {"cat": cat}, per_task, Norms())["squared_norm"]
         )
 
 
@@ -96,32 +61,38 @@ def test_the_model_is_restored_after_a_failure(model: TwoHeads) -> None:
     assert model.training and not any(m._forward_hooks for m in model.modules())
 
 
+def by_parameter(model: nn.Module) -> dict[str, Tensor]:
+    each, engine = Norms(groups=lambda name: name), Engine(model)
+    columns = engine({"cat": cat}, per_task, each)[each.key].unbind(dim=1)
+    return dict(zip(each.names(engine.shapes), columns, strict=True))
+
+
 def test_groups(model: TwoHeads) -> None:
-    named = {"tables": ["table"], "heads": ["click", "buy.2"]}
-    by_prefix = per_sample(model, {"cat": cat}, per_task, Norms(groups=named))
-    by_name = per_sample(model, {"cat": cat}, per_task, Norms(groups=lambda name: name)).group_squared_norms
-    assert set(by_prefix.group_squared_norms) == {"tables", "heads"}
+    named = Norms(groups={"tables": ["table"], "heads": ["click", "buy.2"]})
+    result = per_sample(model, {"cat": cat}, per_task, named, Norms())
+    by_name = by_parameter(model)
+    assert named.names(by_name) == ("tables", "heads")
     heads = sum(by_name[f"{head}.{part}"] for head in ("click", "buy.2") for part in ("weight", "bias"))
-    torch.testing.assert_close(by_prefix.group_squared_norms["heads"], heads)
-    torch.testing.assert_close(sum(by_name.values()), by_prefix.squared_norm)
+    expected = torch.stack([by_name["table.table.weight"], heads], dim=1)
+    torch.testing.assert_close(result["group_squared_norms"], expected)
+    torch.testing.assert_close(sum(by_name.values()), result["squared_norm"])
     with pytest.raises(GradientError, match="no trainable parameter is named"):
         per_sample(model, {"cat": cat}, per_task, Norms(groups={"x": ["clic"]}))
 
 
 def test_frozen_parameters_are_not_counted(model: TwoHeads) -> None:
-    full = per_sample(model, {"cat": cat}, per_task, Norms(groups=lambda name: name))
+    full = by_parameter(model)
     model.table.requires_grad_(False)
-    frozen = per_sample(model, {"cat": cat}, per_task, Norms(groups=lambda name: name))
-    assert "table.table.weight" not in frozen.group_squared_norms
-    rest = full.squared_norm - full.group_squared_norms["table.table.weight"]
-    torch.testing.assert_close(frozen.squared_norm, rest)
+    assert "table.table.weight" not in by_parameter(model)
+    rest = sum(full.values()) - full["table.table.weight"]
+    torch.testing.assert_close(per_sample(model, {"cat": cat}, per_task, Norms())["squared_norm"], rest)
 
 
 def test_the_last_layer_by_default_and_by_name(model: TwoHeads) -> None:
-    by_name = per_sample(model, {"cat": cat}, per_task, Norms(groups=lambda name: name)).group_squared_norms
-    last = per_sample(model, {"cat": cat}, per_task, LastLayer()).last_layer_squared_norm
+    by_name = by_parameter(model)
+    last = per_sample(model, {"cat": cat}, per_task, LastLayer())["last_layer_squared_norm"]
     torch.testing.assert_close(last, by_name["buy.2.weight"] + by_name["buy.2.bias"])
-    both = per_sample(model, {"cat": cat}, per_task, LastLayer(["click", "buy.2"])).last_layer_squared_norm
+    both = per_sample(model, {"cat": cat}, per_task, LastLayer(["click", "buy.2"]))["last_layer_squared_norm"]
     torch.testing.assert_close(both, last + by_name["click.weight"] + by_name["click.bias"])
     with pytest.raises(GradientError, match="no trainable parameter lies under"):
         per_sample(model, {"cat": cat}, per_task, LastLayer("nowhere"))
@@ -136,28 +107,28 @@ def test_dots_name_what_is_wrong(model: TwoHeads) -> None:
 def test_dots_follow_the_weights_but_keep_their_vectors(model: TwoHeads) -> None:
     v = {"click.weight": torch.ones(1, 5, dtype=torch.float64)}
     engine, dots = Engine(model), Dots({"v": v})
-    before = engine({"cat": cat}, per_task, dots).dots["v"]
+    before = engine({"cat": cat}, per_task, dots)["dots"][:, 0]
     with torch.no_grad():
         model.bottom.weight.mul_(2)
-    after = engine({"cat": cat}, per_task, dots).dots["v"]
+    after = engine({"cat": cat}, per_task, dots)["dots"][:, 0]
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after[2], slow(model, 2, None)["click.weight"].sum())
 
 
 def test_projections_of_full_rank_are_exact(model: TwoHeads) -> None:
-    result = per_sample(model, {"cat": cat}, per_task, Projections(rank=8, seed=1))
+    engine, full = Engine(model), Projections(rank=8, seed=1)
+    sketch = engine({"cat": cat}, per_task, full)[full.key]
     for row in range(len(cat)):
         for name, g in slow(model, row, None).items():
-            torch.testing.assert_close(result.projections[name][row], g.flatten())
+            torch.testing.assert_close(sketch[row, full.slices(engine.shapes)[name]], g.flatten())
 
 
 def test_projections_keep_inner_products_on_average(model: TwoHeads) -> None:
     g = [torch.cat([x.flatten() for x in slow(model, row, None).values()]) for row in range(len(cat))]
     exact = torch.stack(g) @ torch.stack(g).T
-    estimates = []
+    estimates, engine = [], Engine(model)
     for seed in range(300):
-        parts = per_sample(model, {"cat": cat}, per_task, Projections(rank=2, seed=seed)).projections
-        sketch = torch.cat(list(parts.values()), dim=1)
+        sketch = engine({"cat": cat}, per_task, Projections(rank=2, seed=seed))["projections"]
         estimates.append(sketch @ sketch.T)
     stacked = torch.stack(estimates)
     error = (stacked.mean(dim=0) - exact).abs() / (stacked.std(dim=0) / math.sqrt(len(stacked)) + 1e-12)
@@ -177,17 +148,17 @@ def test_half_precision_accumulates_in_float32() -> None:
     torch.manual_seed(0)
     x = torch.randn(16, 40, 8)
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Flatten(1), nn.Linear(320, 1), nn.Flatten(0))
-    exact = per_sample(
-        model.double(), {"input": x.double()}, lambda o: 0.5 * o.square(), Norms()
-    ).squared_norm
+    exact = per_sample(model.double(), {"input": x.double()}, lambda o: 0.5 * o.square(), Norms())[
+        "squared_norm"
+    ]
     model.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = per_sample(model, {"input": x}, lambda o: 0.5 * o.float().square(), Norms())
     half = per_sample(model.bfloat16(), {"input": x.bfloat16()}, lambda o: 0.5 * o.square(), Norms())
     for result in (mixed, half):
-        assert result.squared_norm.dtype == torch.float32
+        assert result["squared_norm"].dtype == torch.float32
         # The documented error: some 2^-8 an operation, relative to the largest gradient of the batch.
-        gap = (result.squared_norm.double() - exact).abs() / exact.max()
+        gap = (result["squared_norm"].double() - exact).abs() / exact.max()
         assert float(gap.max()) < 16 * 2**-8
 
 
@@ -196,8 +167,8 @@ def test_a_loss_that_ignores_the_output_has_zero_gradients(model: TwoHeads) -> N
     result = per_sample(
         model, {"cat": cat}, lambda o: 0.0 * o[:, 0], Norms(), Dots({"v": v}), Projections(), LastLayer()
     )
-    assert not result.squared_norm.any() and not result.dots["v"].any()
-    assert not any(value.any() for value in result.projections.values())
+    assert not result["squared_norm"].any() and not result["dots"].any()
+    assert not result["projections"].any() and not result["last_layer_squared_norm"].any()
 
 
 def test_an_empty_batch_has_empty_results(model: TwoHeads) -> None:
@@ -205,5 +176,9 @@ def test_an_empty_batch_has_empty_results(model: TwoHeads) -> None:
     result = per_sample(
         model, {"cat": cat[:0]}, lambda o: o.square(), Norms(), Dots({"v": v}), Projections(2), LastLayer()
     )
-    assert result.squared_norm.shape == result.dots["v"].shape == result.last_layer_squared_norm.shape == (0,)
-    assert result.projections["bottom.weight"].shape == (0, 4)
+    assert result["squared_norm"].shape == result["last_layer_squared_norm"].shape == (0,)
+    assert result["dots"].shape == (0, 1)
+    width = sum(
+        min(2, p.shape[0]) * min(2, p.shape[1]) if p.dim() == 2 else min(4, len(p)) for p in v.values()
+    )
+    assert result["projections"].shape == (0, width)

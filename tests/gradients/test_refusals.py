@@ -55,7 +55,7 @@ def test_a_registered_rule_is_used() -> None:
 
     try:
         result = per_sample(Scale(), {"input": x}, total, Norms())
-        torch.testing.assert_close(result.squared_norm, x.square().sum(dim=1))
+        torch.testing.assert_close(result["squared_norm"], x.square().sum(dim=1))
     finally:
         del _rules[Scale]
 
@@ -133,7 +133,7 @@ def test_labels_that_broadcast() -> None:
 
 def test_a_loss_that_couples_samples() -> None:
     flat = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
-    refused(flat, UnsupportedLoss, "depends on the outputs of others", loss=lambda o: o.softmax(dim=0))
+    refused(flat, UnsupportedLoss, "depends on the output of sample", loss=lambda o: o.softmax(dim=0))
 
 
 def test_a_loss_that_reads_a_parameter() -> None:
@@ -189,7 +189,7 @@ def test_the_same_weight_when_materialised_by_name() -> None:
     result = per_sample(model, {"input": x.double()}, total, Norms(), materialise=["table.weight"])
     for row in range(4):
         grad = torch.autograd.grad(model(x[row : row + 1].double()).sum(), model.table.weight)[0]
-        torch.testing.assert_close(result.squared_norm[row], grad.square().sum())
+        torch.testing.assert_close(result["squared_norm"][row], grad.square().sum())
 
 
 def test_what_cannot_be_materialised() -> None:
@@ -223,7 +223,7 @@ def test_an_output_changed_in_place_is_exact_or_refused() -> None:
     result = per_sample(model, {"input": x.double()}, total, Norms())
     for row in range(4):
         grads = torch.autograd.grad(model(x[row : row + 1].double()).sum(), list(model.parameters()))
-        torch.testing.assert_close(result.squared_norm[row], sum(g.square().sum() for g in grads))
+        torch.testing.assert_close(result["squared_norm"][row], sum(g.square().sum() for g in grads))
     # On a sequence the output is a view, whose history an in-place change rewrites.
     steps = x.unsqueeze(1).repeat(1, 2, 1).double()
     try:
@@ -232,7 +232,7 @@ def test_an_output_changed_in_place_is_exact_or_refused() -> None:
         assert "in-place" in str(error)
     else:
         grads = torch.autograd.grad(model(steps[:1]).sum(), list(model.parameters()))
-        torch.testing.assert_close(result.squared_norm[0], sum(g.square().sum() for g in grads))
+        torch.testing.assert_close(result["squared_norm"][0], sum(g.square().sum() for g in grads))
 
 
 def test_reentrant_checkpointing() -> None:

@@ -321,6 +321,25 @@ def test_uncovered_parameters_are_named_and_may_be_materialised() -> None:
     np.testing.assert_allclose(found.numpy(), batch.inputs["dense"].norm(dim=1).numpy(), rtol=1e-5)
 
 
+class RunningTotal(nn.Module):
+    """A user's model whose rows read all rows before them in their batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+
+    def forward(self, cat: Tensor, dense: Tensor) -> Tensor:
+        return self.linear(dense.cumsum(dim=0)).squeeze(1)
+
+
+def test_a_model_that_reads_other_rows_is_not_scored() -> None:
+    model, chosen = RunningTotal(), SCORERS["grad_norm"]
+    with pytest.raises(ModelError, match="sample 20 of 40 .* so samples are not independent; layer 'linear'"):
+        look(
+            {REFERENCE: Loaded(model, SPEC, build_engine(model))}, batch_of(), chosen.quantities(Given(KNOWN))
+        )
+
+
 def test_a_score_that_is_not_finite_names_its_sample(tmp_path: Path) -> None:
     rows = record_batch(5)
     dense = rows.column("dense").to_pylist()

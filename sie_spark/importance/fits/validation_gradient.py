@@ -66,4 +66,4 @@ class _Sum(Accumulator):
         self.rows += float(batch.weight.sum())
 
     def state(self) -> State:
-        return {ROWS: np.float64(self.rows)} | {name: total.numpy() for name, total in self.total.items()}
+        return {ROWS: np.array(self.rows)} | {name: total.numpy() for name, total in self.total.items()}
