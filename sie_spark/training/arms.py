@@ -21,7 +21,7 @@ from sie_spark.training.draws import uniform_column
 from sie_spark.training.feed import SamplingRate
 from sie_spark.training.job import Job
 from sie_spark.training.manifest import Draw, build_manifest
-from sie_spark.training.publish import tracking
+from sie_spark.training.publish import log_losses
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -115,13 +115,13 @@ def fit_arm(
         rate_offset=facts.rate.offset,
         weight_by_rate=facts.rate.weight_by_rate,
         threads=threads_per_rank(ctx.spark, settings),
-        tracking=tracking(),
         start_vectors=ctx.config.dataset.start_vectors is not None,
     )
     if ctx.config.run.force:
         ctx.root.remove(*job.folder, "state.pt")
     uri = job.save(manifest)
     history = launch(ctx.spark, settings, ctx.root, job.folder, uri)
+    log_losses(arm, history["loss"])
     details = {
         "rows": manifest.rows,
         "base_rate": facts.base_rate,

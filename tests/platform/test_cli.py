@@ -104,7 +104,7 @@ def test_a_machine_without_java_is_told_what_to_install(tmp_path: Path, command:
     said = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 1 and "openjdk-17" in said["remedy"] and "Traceback" not in done.stderr
     if command == "doctor":
-        assert said["error"] == "doctor: java, session, delta, worker python, slots not ready"
+        assert said["error"] == "doctor: java, session, delta, workers, slots not ready"
         assert said["remedy"].count("java:") == 1 and "delta:" not in said["remedy"]
     else:
         assert said["error"].startswith("no java found")

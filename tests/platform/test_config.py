@@ -34,6 +34,17 @@ def test_a_missing_column_may_be_null_with_and_without_quotes(file: Path, writte
     assert load_config("trivago", overrides=over).dataset.source.on_missing_column == "null"
 
 
+def test_a_hash_on_the_command_line_begins_no_comment(file: Path) -> None:
+    over = [
+        "mlflow.tracking_uri=sqlite:////exp #1/m.db",
+        "mlflow.experiment= #2 ",
+        "dataset.name='x # y' # z",
+    ]
+    config = load_config(file, overrides=over)
+    assert config.mlflow.tracking_uri == "sqlite:////exp #1/m.db" and config.mlflow.experiment == "#2"
+    assert config.dataset.name == "x # y"
+
+
 def test_users_model_in_short_form(file: Path) -> None:
     file.write_text(MINIMAL + "model: my.package:Net\n")
     assert load_config(file).model.name == "my.package:Net"

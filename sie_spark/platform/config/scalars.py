@@ -52,6 +52,19 @@ def read_yaml(text: str) -> Any:
     return _text_keys(yaml.load(text, Loader=_Loader))
 
 
+def read_word(text: str) -> Any:
+    """:func:`read_yaml` of one value on a command line, where ``#`` begins no comment.
+
+    >>> read_word("sqlite:////runs/exp #1/mlflow.db")
+    'sqlite:////runs/exp #1/mlflow.db'
+    """
+    node = yaml.compose(text, Loader=_Loader)
+    whole = isinstance(node, yaml.CollectionNode) or (node is not None and node.style is not None)
+    if whole or (node is not None and node.end_mark.index >= len(text.rstrip())):
+        return read_yaml(text)
+    return text.strip() or None
+
+
 def settle(data: Any, wanted: Any = Any) -> Any:
     """Text where the annotation ``wanted`` asks for text and nothing else, values everywhere else.
 
