@@ -59,10 +59,9 @@ def read_word(text: str) -> Any:
     'sqlite:////runs/exp #1/mlflow.db'
     """
     node = yaml.compose(text, Loader=_Loader)
-    whole = isinstance(node, yaml.CollectionNode) or (node is not None and node.style is not None)
-    if whole or (node is not None and node.end_mark.index >= len(text.rstrip())):
-        return read_yaml(text)
-    return text.strip() or None
+    plain = node is None or (isinstance(node, yaml.ScalarNode) and node.style is None)
+    cut = node is None or node.end_mark.index < len(text.rstrip())
+    return text.strip() or None if plain and cut else read_yaml(text)
 
 
 def settle(data: Any, wanted: Any = Any) -> Any:
