@@ -30,6 +30,7 @@ from sie_spark.platform.errors import (
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.result import StageResult, failure, line, success
 from sie_spark.platform.root import Root
+from sie_spark.platform.session import check_spark
 from sie_spark.platform.tracking import Tracker, check_tracking
 from sie_spark.summary import show
 
@@ -120,6 +121,7 @@ def _settings(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, str | None, dict[str, Any]]:
+    check_spark()
     root = Root(options.root, make=options.job != "doctor")
     config = _config(options, root)
     check_tracking(config, root)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sie_spark import __version__
 from sie_spark.platform.config import Config
-from sie_spark.platform.errors import WORKERS_PYTHON, PlatformError, SieError, cause_of
+from sie_spark.platform.errors import PlatformError, SieError, cause_of
 from sie_spark.platform.java import java_version
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.result import StageResult
 from sie_spark.platform.root import Root
 from sie_spark.platform.session import open_session
-from sie_spark.platform.workers import look_at_workers, task_slots
+from sie_spark.platform.workers import check_workers, task_slots
 
 GIBIBYTE = 2**30
+UNTRIED = "not tried"
 Check = Callable[[Config, Root], str]
 
 
@@ -30,12 +29,12 @@ def run(config: Config, root: Root, progress: Progress) -> StageResult:
     PlatformError
         when a check fails; its remedy joins those of all failed checks.
     """
-    rows, remedies = [], []
+    rows, remedies, found = [], [], []
     failed: list[str] = []
     for name, check in CHECKS.items():
         missing = [needed for needed in NEEDS.get(name, ()) if needed in failed]
         if missing:
-            rows.append([name, "not tried", f"needs {missing[0]}"])
+            rows.append([name, UNTRIED, f"needs {missing[0]}"])
             failed.append(name)
             continue
         try:
@@ -43,10 +42,13 @@ def run(config: Config, root: Root, progress: Progress) -> StageResult:
         except SieError as error:
             rows.append([name, "FAILED", str(error)])
             failed.append(name)
+            found.append(f"{name} ({error})")
             remedies.append(f"{name}: {error.remedy}")
     progress.table("sie doctor", ["check", "state", "found"], rows)
     if failed:
-        raise PlatformError(f"doctor: {', '.join(failed)} not ready", remedy="; ".join(remedies))
+        untried = [row[0] for row in rows if row[1] == UNTRIED]
+        message = f"not ready: {'; '.join(found)}" + (f"; not tried: {', '.join(untried)}" if untried else "")
+        raise PlatformError(message, remedy="; ".join(remedies))
     return StageResult(metrics={"checks": float(len(rows)), "failed": 0.0})
 
 
@@ -77,24 +79,7 @@ def _delta(config: Config, root: Root) -> str:
 
 
 def _workers(config: Config, root: Root) -> str:
-    spark = open_session(config.session)
-    try:
-        found = look_at_workers(spark)
-    except Exception as error:  # a worker that cannot start is a Py4J or a Connect error
-        raise PlatformError(
-            f"a Python worker cannot run: {cause_of(error)[:200]}", remedy=WORKERS_PYTHON
-        ) from error
-    for worker in found:
-        if worker.lacks:
-            raise PlatformError(
-                f"{worker.executable} on {worker.host}: {'; '.join(worker.lacks)}", remedy=WORKERS_PYTHON
-            )
-        ours = {"sie_spark": __version__, "Python": sys.version.split()[0].rpartition(".")[0]}
-        theirs = {"sie_spark": dict(worker.versions)["sie_spark"], "Python": worker.python.rpartition(".")[0]}
-        if ours != theirs:
-            raise PlatformError(
-                f"{worker.executable} on {worker.host} is {theirs}, the driver {ours}", remedy=WORKERS_PYTHON
-            )
+    found = check_workers(open_session(config.session))
     return "; ".join(sorted({str(worker) for worker in found}))
 
 

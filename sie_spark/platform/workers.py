@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from sie_spark import __version__
+from sie_spark.platform.errors import WORKERS_PYTHON, PlatformError, cause_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +28,8 @@ for name in sys.argv[1:]:
         if "." not in name:
             versions[name] = module.__version__
     except Exception as error:
-        lacks.append(str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}")
+        kind = "" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: "
+        lacks.append(kind + (str(error).strip().splitlines() or [""])[0])
 print(json.dumps({"python": platform.python_version(), "lacks": lacks, "versions": versions}))
 """
 
@@ -42,6 +47,34 @@ class Worker:
     def __str__(self) -> str:
         names = ", ".join(f"{name} {version}" for name, version in self.versions)
         return f"Python {self.python}{', ' if names else ''}{names}"
+
+
+def check_workers(spark: SparkSession) -> list[Worker]:
+    """Ask the workers what they can import, and compare it with this process.
+
+    Raises
+    ------
+    PlatformError
+        naming what a worker lacks or has of another version, and the remedy.
+    """
+    try:
+        found = look_at_workers(spark)
+    except Exception as error:  # a worker that cannot start is a Py4J or a Connect error
+        raise PlatformError(
+            f"a Python worker cannot run: {cause_of(error)}", remedy=WORKERS_PYTHON
+        ) from error
+    ours = (__version__, ".".join(platform.python_version_tuple()[:2]))
+    for worker in found:
+        who = f"workers' Python {worker.executable} on {worker.host}"
+        if worker.lacks:
+            raise PlatformError(f"{who}: {'; '.join(worker.lacks)}", remedy=WORKERS_PYTHON)
+        theirs = (dict(worker.versions)["sie_spark"], worker.python.rpartition(".")[0])
+        if ours != theirs:
+            raise PlatformError(
+                f"{who}: sie_spark {theirs[0]} on Python {theirs[1]}, and the driver has {ours[0]} on {ours[1]}",
+                remedy=WORKERS_PYTHON,
+            )
+    return found
 
 
 def look_at_workers(spark: SparkSession) -> list[Worker]:

@@ -1,5 +1,6 @@
 """Doctor looks, says what mends a machine, and leaves nothing behind."""
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,7 @@ import pytest
 
 from sie_spark import __version__
 from sie_spark.cli import main
-from sie_spark.platform import doctor
-from sie_spark.platform.config import load_config
+from sie_spark.platform import workers
 from sie_spark.platform.errors import WORKERS_PYTHON, PlatformError
 from sie_spark.platform.root import Root
 from sie_spark.platform.workers import Worker
@@ -33,26 +33,24 @@ def test_doctor_leaves_nothing_behind(spark: Any, tmp_path: Path, capfd: pytest.
     [
         ({"lacks": ("No module named 'sie_spark'",)}, "environment/bin/python on h: No module named 'sie_spark'"),
         ({"lacks": ("No module named 'torch'", "OSError: libgomp")}, "No module named 'torch'; OSError: libgomp"),
-        ({"versions": (("torch", "2.1"), ("sie_spark", "0.1"))}, "'sie_spark': '0.1'"),
-        ({"python": "3.9.1"}, "'Python': '3.9'"),
+        ({"versions": (("torch", "2.1"), ("sie_spark", "0.1"))}, "sie_spark 0.1 on"),
+        ({"python": "3.9.1"}, "on Python 3.9, and the driver has"),
     ],
 )  # fmt: skip
 def test_a_worker_that_differs_is_named_with_the_remedy(
-    changed: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = {
         "host": "h",
         "executable": "environment/bin/python",
-        "python": doctor.sys.version.split()[0],
+        "python": platform.python_version(),
         "lacks": (),
         "versions": (("torch", "2.1"), ("sie_spark", __version__)),
     }
-    monkeypatch.setattr(doctor, "open_session", lambda settings: None)
-    monkeypatch.setattr(
-        doctor, "look_at_workers", lambda spark: [Worker(**good), Worker(**{**good, **changed})]
-    )
+    found = [Worker(**good), Worker(**{**good, **changed})]
+    monkeypatch.setattr(workers, "look_at_workers", lambda spark: found)
     with pytest.raises(PlatformError) as caught:
-        doctor._workers(load_config("simulated"), Root(tmp_path))
+        workers.check_workers(None)
     assert said in str(caught.value) and caught.value.remedy == WORKERS_PYTHON
-    monkeypatch.setattr(doctor, "look_at_workers", lambda spark: [Worker(**good)] * 2)
-    assert doctor._workers(load_config("simulated"), Root(tmp_path)).count(__version__) == 1
+    found[1] = found[0]
+    assert workers.check_workers(None) == found
