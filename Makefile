@@ -4,9 +4,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DIST ?= dist
+ENVIRONMENT := $(DIST)/environment
+DEPENDENCIES ?=
 export PYTHONUTF8 := 1
 
-.PHONY: help setup java demo test tests fast unit lint types wheel clean
+.PHONY: help setup java demo test tests fast unit lint types wheel environment clean
 
 help:
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,7 +22,7 @@ $(READY): pyproject.toml conf/constraints.txt
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && apt-get install -y -qq python3.11-venv && $(PYTHON) -m venv $(VENV); \
 	  else echo "Python's venv module is missing: apt-get install -y python3.11-venv"; exit 1; fi; }
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c conf/constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c conf/constraints.txt -e '.[spark,dev]'
 	@touch $@
 
 java:
@@ -53,7 +56,18 @@ types: setup
 	$(BIN)/mypy sie_spark
 
 wheel: setup ## build dist/*.whl
-	$(BIN)/python -m build --wheel --no-isolation
+	rm -rf build $(DIST)/*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir $(DIST)
+
+# The package and what it needs, or, where the workers have a folder with all else, the package and a line that says
+# where: make environment DEPENDENCIES=/opt/python/site-packages. The same Python as here must be on the workers.
+environment: wheel ## a Python for the workers of a cluster: dist/environment.tar.gz
+	rm -rf $(ENVIRONMENT)
+	$(PYTHON) -m venv --without-pip $(ENVIRONMENT)
+	$(if $(DEPENDENCIES),echo "$(DEPENDENCIES)" > $$(echo $(ENVIRONMENT)/lib/python3*/site-packages)/dependencies.pth)
+	$(BIN)/python -m pip --python $(ENVIRONMENT)/bin/python install -q --disable-pip-version-check \
+	  $(if $(DEPENDENCIES),--no-deps,-c conf/constraints.txt) $(DIST)/*.whl
+	tar -C $(ENVIRONMENT) -czf $(ENVIRONMENT).tar.gz .
 
 clean: ## remove what runs made
 	rm -rf runs dist build .pytest_cache .mypy_cache .ruff_cache

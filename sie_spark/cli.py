@@ -20,10 +20,18 @@ from sie_spark.platform.config import Config, load_config
 from sie_spark.platform.config.base import Settings
 from sie_spark.platform.config.reference import reference, schema
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import ConfigError, PlatformError, SieError
+from sie_spark.platform.errors import (
+    ConfigError,
+    PlatformError,
+    SieError,
+    cause_of,
+    worker_error,
+    worker_said,
+)
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.result import StageResult, failure, line, success
 from sie_spark.platform.root import Root
+from sie_spark.platform.session import check_spark
 from sie_spark.platform.tracking import Tracker, check_tracking
 from sie_spark.summary import show
 
@@ -47,6 +55,7 @@ HELP = {
     "forget": "remove a person from every table, and name what had learnt from them",
     "doctor": "check Java, jars, workers, slots, disk and tracking store",
 }
+DOCTOR = "run 'sie doctor'; if it finds nothing, this is a defect: please report it"
 SETTINGS = "what a YAML file may hold: every setting with its kind, default and meaning"
 
 
@@ -121,7 +130,8 @@ def _options() -> dict[str, type[Settings]]:
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, str | None, dict[str, Any]]:
-    root = Root(options.root)
+    check_spark()
+    root = Root(options.root, make=options.job != "doctor")
     config = _config(options, root)
     check_tracking(config, root)
     if options.job == "doctor":
@@ -241,15 +251,18 @@ def _explained(
 
 
 def _unexpected(error: BaseException, options: argparse.Namespace) -> tuple[str, str]:
-    first = str(error).strip().splitlines()
-    message = f"{options.job}: unexpected {type(error).__name__}: {first[0][:300] if first else ''}"
+    if isinstance(error, Exception) and worker_said(error):
+        found = worker_error(error, options.job, remedy=DOCTOR, otherwise=DOCTOR)
+        message, remedy = str(found), found.remedy
+    else:
+        message, remedy = f"{options.job}: unexpected {type(error).__name__}: {cause_of(error)}", DOCTOR
     try:
-        file = Root(options.root).write_bytes(
+        file = Root(options.root, make=False).write_bytes(
             traceback.format_exc().encode(), "logs", f"{options.job}-error.txt"
         )
     except (OSError, PlatformError):
-        return message, "run 'sie doctor'; if it finds nothing, this is a defect: please report it"
-    return message, f"run 'sie doctor'; if it finds nothing, report this with {file}"
+        return message, remedy
+    return message, f"{remedy} (all of it: {file})"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 from sie_spark.platform.context import Context
 from sie_spark.platform.result import StageResult, ordered_cautions
 from sie_spark.platform.tracking import Tracker
+from sie_spark.platform.workers import check_workers, is_local
 
 STAGES: dict[str, str] = {
     "simulate": "sie_spark.clickstream.simulate",
@@ -52,14 +53,17 @@ def run_all(ctx: Context, tracker: Tracker, *, simulate: bool) -> tuple[StageRes
 
     Raises
     ------
-    ConfigError, ModelError
-        before any work, for a policy, a scorer or a model that does not exist.
+    ConfigError, ModelError, PlatformError
+        before any work, for a policy, a scorer or a model that does not exist, or a cluster whose workers lack
+        what the stages need there.
     """
     from sie_spark.models.registry import check_model  # torch: a stage without it should not wait for it
     from sie_spark.weighting.arms import check_choices
 
     check_choices(ctx.config)
     check_model(ctx.config.model)
+    if not is_local(ctx.spark):
+        check_workers(ctx.spark)
     total, cautions = StageResult(skipped=True), dict[str, list[str]]()
     with ExitStack() as stack:
         run_id = stack.enter_context(tracker.run("run", ctx.config))

@@ -39,10 +39,11 @@ def test_the_yaml_of_readme_takes_a_log_to_samples(make_context, tmp_path: Path)
         record("click", HOUR * n + 1, f"c{n}", visitor=f"u{n}", visit=f"w{n}") for n in range(0, 40, 2)
     ]
     wrong = [record("view", 1, "d", price="-1"), record("hover", 2, "d"), "{"]
-    log = write(tmp_path / "log.json", *bought, *others, *wrong, bought[0])
+    # a file and a root of names that are no plain words: what Spark, SQL and Arrow read must be one place
+    log = write(tmp_path / "log #1, 50% of ü.json", *bought, *others, *wrong, bought[0])
     data = yaml.safe_load(log_yaml) | yaml.safe_load(arms_yaml)
     data["dataset"]["source"]["path"] = str(log)
-    ctx = make_context(data)
+    ctx = make_context(data, root=tmp_path / "exp #2: it's 50%")
     read = ingest.run(ctx).rows
     assert read.as_dict() == {"read": 70, "kept": 66, "quarantined": 3, "duplicate": 1}
     held = json.dumps(rows(ctx.catalog.read("quarantine")), default=str)

@@ -1,12 +1,16 @@
-"""One log, several ways: the notebook in local mode, the same again, through Spark Connect, the wheel on a cluster."""
+"""One log, several ways: the notebook in local mode, the same again, through Spark Connect, on a cluster as README says."""
 
 import base64
 import json
 import os
 import re
+import shlex
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -138,76 +142,133 @@ def test_spark_connect_gives_the_tables_of_local_mode(
 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
-    """Run a job to its good end; returns its progress and logs."""
+    """Run a job to its good end; returns all it printed."""
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=REPOSITORY, env=environment
     )
     assert done.returncode == 0, done.stderr[-4000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert result["ok"], result
-    return done.stderr
+    return done.stdout + done.stderr
+
+
+HOME = Path(pyspark.__file__).parent
+PLACE = {
+    "SPARK_HOME": str(HOME),
+    "SPARK_LOCAL_IP": "127.0.0.1",
+    "PATH": f"{HOME / 'bin'}:{os.environ['PATH']}",
+    "JDK_JAVA_OPTIONS": f"{SHORT_LIVED} -XX:+UseSerialGC",  # six JVMs on two cores
+}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
-    subprocess.run(build, check=True, capture_output=True, cwd=REPOSITORY)
-    return next(out.glob("*.whl"))
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A standalone Master and two Workers on loopback; the Master's address."""
+    here = tmp_path_factory.mktemp("cluster")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    start = [str(HOME / "bin" / "spark-class")]
+    at = ["--host", "127.0.0.1", "--webui-port", "0"]
+    master = [*start, "org.apache.spark.deploy.master.Master", *at, "--port", port]
+    work = ["--cores", "1", "--memory", "2g", "--work-dir", str(here), f"spark://127.0.0.1:{port}"]
+    worker = [*start, "org.apache.spark.deploy.worker.Worker", *at, *work]
+    environment = {**os.environ, **PLACE, "SPARK_DAEMON_MEMORY": "256m"}
+    environment["LOG4J_CONFIGURATION_FILE"] = str(REPOSITORY / "conf" / "log4j2.properties")
+    with ExitStack() as stack:
+        log = stack.enter_context(open(here / "log.txt", "w"))
+        for command in (master, worker, worker):  # a Worker tries again until the Master is there
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield f"spark://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``make environment`` builds: here the package alone, over the libraries of this Python."""
+    dist = tmp_path_factory.mktemp("dist")
+    words = [f"DIST={dist}", f"PYTHON={sys.executable}", f"BIN={Path(sys.executable).parent}"]
+    make = ["make", "-o", "setup", "environment", *words, f"DEPENDENCIES={HOME.parent}"]
+    done = subprocess.run(make, check=False, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dist / "environment.tar.gz"
+
+
+def as_readme_says(job: str, master: str, archive: Path, *more: str) -> tuple[list[str], dict[str, str]]:
+    """The command of README for this master, archive and job, with more options of spark-submit; its environment."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = re.findall(r"^LOG4J.*$", text, flags=re.MULTILINE)
+    line = line.replace("spark://HOST:7077", master).replace(
+        "dist/environment", str(archive.parent / "environment")
+    )
+    words = shlex.split(line.partition(" --config ")[0].replace("jobs/run.py", job))
+    at = words.index("spark-submit")
+    command = [str(HOME / "bin" / "spark-submit"), *words[at + 1 : -1], *more, words[-1]]
+    said = dict(word.split("=", 1) for word in words[:at])
+    environment = {**os.environ, **PLACE, **said, "SIE_PSEUDONYM_KEY": KEY}
+    environment.pop("PYSPARK_GATEWAY_PORT", None)
+    return command, environment
+
+
+SIZES = ("--conf", "spark.executor.memory=1g", "--conf", "spark.sql.shuffle.partitions=4")
+
+
+@pytest.mark.slow
+def test_workers_without_the_package_are_told_what_they_lack(
+    executed: tuple[Any, Path], cluster: str, archive: Path, tmp_path: Path
+) -> None:
+    """Their Python has all the libraries; doctor says so before work, and a stage that goes on all the same after."""
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    (folder,) = bare.glob("lib/python3*/site-packages")
+    (folder / "base.pth").write_text(f"{HOME.parent}\n")
+    root = shutil.copytree(executed[1], tmp_path / "root")
+    words = ["--config", "simulated", "--environment", "cluster", "--root", str(root)]
+    words += [word for pair in (*SMALL, "training.processes=2", "run.force=true") for word in ("--set", pair)]
+    both = tmp_path / "both.py"
+    both.write_text(
+        f"from sie_spark.cli import main\nfor job in ('doctor', 'train'):\n    main([job, *{words}])\n"
+    )
+    other = ("--conf", f"spark.pyspark.python={bare}/bin/python", "--conf", "spark.archives=")
+    command, environment = as_readme_says(str(both), cluster, archive, *SIZES, *other)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=REPOSITORY, env=environment, timeout=400
+    )
+    # spark-submit gives what Python prints one stdout, its stderr too
+    doctor, train = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    lacks = rf"not ready: workers \(workers' Python {bare}/bin/python on \S+: No module named 'sie_spark'\)"
+    assert re.fullmatch(lacks, doctor["error"]), (doctor, done.stderr[-3000:])
+    assert train["error"] == "the distributed fit failed in a worker: No module named 'sie_spark'"
+    assert all("make environment" in said["remedy"] for said in (doctor, train))
 
 
 @pytest.mark.slow
 @pytest.mark.spark
-def test_spark_submit_gives_the_tables_of_local_mode(
-    executed: tuple[Any, Path], wheel: Path, tmp_path: Path, spark: Any
+def test_the_cluster_command_of_readme_gives_the_tables_of_local_mode(
+    executed: tuple[Any, Path], cluster: str, archive: Path, tmp_path: Path, spark: Any
 ) -> None:
-    home = Path(pyspark.__file__).parent
-    submit = [
-        str(home / "bin" / "spark-submit"),
-        "--master",
-        "local-cluster[2,1,2048]",
-        "--properties-file",
-        "conf/spark-defaults.conf",
-        "--conf",
-        "spark.sql.shuffle.partitions=4",
-        "--conf",
-        "spark.executor.memory=1g",
-        "--conf",
-        "spark.databricks.delta.snapshotPartitions=2",  # fifty tasks to read the log of so small a table
-        *(
-            "--conf",
-            "spark.eventLog.enabled=true",
-            "--conf",
-            "spark.eventLog.compress=false",
-            "--conf",
-            f"spark.eventLog.dir=file:{tmp_path}/history",
-        ),
-        "--py-files",
-        str(wheel),
-        "jobs/run.py",
-    ]
-    environment = {
-        **os.environ,
-        "JDK_JAVA_OPTIONS": f"{SHORT_LIVED} -XX:+UseSerialGC",  # three JVMs on two cores
-        "SPARK_HOME": str(home),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "PYSPARK_PYTHON": sys.executable,
-        "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "SIE_PSEUDONYM_KEY": KEY,
+    history = {
+        "spark.databricks.delta.snapshotPartitions": "2",  # fifty tasks to read the log of so small a table
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.dir": f"file:{tmp_path}/history",
     }
-    environment.pop("PYSPARK_GATEWAY_PORT", None)
+    conf = [word for key, value in history.items() for word in ("--conf", f"{key}={value}")]
+    command, environment = as_readme_says("jobs/run.py", cluster, archive, *SIZES, *conf)
     (tmp_path / "history").mkdir()
-    cluster, (_, local) = tmp_path / "cluster", executed
+    theirs, (_, local) = tmp_path / "exp #1: 50% of ü", executed
     settings = [
         word for pair in (*SMALL, "training.processes=2", "arms.full=null") for word in ("--set", pair)
     ]
     progress = run(
         [
-            *(*submit, "--config", "simulated", *settings, "--environment", "cluster"),
-            *("--source", str(local / "raw"), "--root", str(cluster)),
+            *(*command, "--config", "simulated", *settings, "--environment", "cluster"),
+            *("--source", str(local / "raw"), "--root", str(theirs)),
         ],
         environment,
     )
+    assert " INFO " not in progress
     logs = [file.read_bytes() for file in (tmp_path / "history").rglob("*") if file.is_file()]
     assert sum(log.count(b"SparkListenerTaskEnd") for log in logs) > 100
     key = KEY.encode()
@@ -220,14 +281,14 @@ def test_spark_submit_gives_the_tables_of_local_mode(
     names = raw.where("length(name) > 4").distinct().limit(50).collect()
     assert len(names) == 50
     name = re.compile(rb"(?<!\w)(" + b"|".join(row[0].encode() for row in names) + rb")(?!\w)")
-    files = [file for file in cluster.rglob("*") if file.is_file()]
-    kept = [file for file in files if file.relative_to(cluster).parts[0] != "tables"]
+    files = [file for file in theirs.rglob("*") if file.is_file()]
+    kept = [file for file in files if file.relative_to(theirs).parts[0] != "tables"]
     assert {"mlflow.db", "report.html"} <= {file.name for file in kept}
     for text in (*logs, progress.encode(), *[file.read_bytes() for file in kept]):
         assert not name.search(text)
 
     for table in TABLES:
-        assert_same_rows(spark, table, cluster, local)
+        assert_same_rows(spark, table, theirs, local)
     # pi comes from a model fitted by another number of threads
     drawn = ("sample_id", "event_date", "cat", "label")
-    assert_same_rows(spark, "training_set", cluster, local, where="arm = 'random'", columns=drawn)
+    assert_same_rows(spark, "training_set", theirs, local, where="arm = 'random'", columns=drawn)

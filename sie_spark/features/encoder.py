@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from sie_spark.features.vectors import Vector
 from sie_spark.features.vocabulary import Vocabulary, ids_from_dict
 from sie_spark.platform.errors import DataError, ModelError
 from sie_spark.platform.inputs import InputSpec
-from sie_spark.platform.root import Root, read_bytes
+from sie_spark.platform.root import Root, read_bytes, split
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -268,7 +267,7 @@ def current_name(root: Root) -> str | None:
 
 def _folder(uri: str) -> str:
     """Where a file lies, whatever folder the process goes to."""
-    return uri.rpartition("/")[0] if urlparse(uri).scheme else str(Path(uri).absolute().parent)
+    return uri.rpartition("/")[0] if split(uri)[0] else str(Path(uri).absolute().parent)
 
 
 def _row(feature: Fitted, value: Any) -> Any:

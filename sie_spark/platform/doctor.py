@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from sie_spark.platform.config import Config
-from sie_spark.platform.errors import PlatformError, SieError
+from sie_spark.platform.errors import PlatformError, SieError, cause_of
 from sie_spark.platform.java import java_version
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.result import StageResult
 from sie_spark.platform.root import Root
 from sie_spark.platform.session import open_session
+from sie_spark.platform.workers import check_workers, task_slots
 
 GIBIBYTE = 2**30
+UNTRIED = "not tried"
 Check = Callable[[Config, Root], str]
 
 
@@ -27,12 +29,12 @@ def run(config: Config, root: Root, progress: Progress) -> StageResult:
     PlatformError
         when a check fails; its remedy joins those of all failed checks.
     """
-    rows, remedies = [], []
+    rows, remedies, found = [], [], []
     failed: list[str] = []
     for name, check in CHECKS.items():
         missing = [needed for needed in NEEDS.get(name, ()) if needed in failed]
         if missing:
-            rows.append([name, "not tried", f"needs {missing[0]}"])
+            rows.append([name, UNTRIED, f"needs {missing[0]}"])
             failed.append(name)
             continue
         try:
@@ -40,10 +42,13 @@ def run(config: Config, root: Root, progress: Progress) -> StageResult:
         except SieError as error:
             rows.append([name, "FAILED", str(error)])
             failed.append(name)
+            found.append(f"{name} ({error})")
             remedies.append(f"{name}: {error.remedy}")
     progress.table("sie doctor", ["check", "state", "found"], rows)
     if failed:
-        raise PlatformError(f"doctor: {', '.join(failed)} not ready", remedy="; ".join(remedies))
+        untried = [row[0] for row in rows if row[1] == UNTRIED]
+        message = f"not ready: {'; '.join(found)}" + (f"; not tried: {', '.join(untried)}" if untried else "")
+        raise PlatformError(message, remedy="; ".join(remedies))
     return StageResult(metrics={"checks": float(len(rows)), "failed": 0.0})
 
 
@@ -59,58 +64,28 @@ def _session(config: Config, root: Root) -> str:
 
 def _delta(config: Config, root: Root) -> str:
     spark = open_session(config.session)
-    try:
-        probe = root.path("tables", ".doctor")
-        spark.range(3).write.format("delta").mode("overwrite").save(probe)
-        rows = spark.read.format("delta").load(probe).count()
-        if root.is_local:
-            shutil.rmtree(probe)
-    except (
-        Exception
-    ) as error:  # jars missing, version clash, no permission: all mean Delta does not work here
-        raise PlatformError(
-            f"Delta cannot write under {root.uri}: {str(error).splitlines()[0][:200]}",
-            remedy="let the first start download the Delta jars, or pass them through spark.jars (air-gapped)",
-        ) from error
+    with root.trial() as trial:
+        try:
+            spark.range(3).write.format("delta").save(trial.path("table"))
+            rows = spark.read.format("delta").load(trial.path("table")).count()
+        except (
+            Exception
+        ) as error:  # jars missing, version clash, no permission: all mean Delta does not work here
+            raise PlatformError(
+                f"Delta cannot write under {root.uri}: {cause_of(error)[:200]}",
+                remedy="let the first start download the Delta jars, or pass them through spark.jars (air-gapped)",
+            ) from error
     return f"wrote and read {rows} rows"
 
 
-def _worker(config: Config, root: Root) -> str:
-    spark = open_session(config.session)
-
-    def versions(batches):  # type: ignore[no-untyped-def]
-        import platform as machine
-
-        import pyarrow as pa
-        import torch
-
-        list(batches)
-        yield pa.RecordBatch.from_pydict(
-            {"found": [f"Python {machine.python_version()}, torch {torch.__version__}"]}
-        )
-
-    try:
-        row = spark.range(1, numPartitions=1).mapInArrow(versions, "found string").first()
-    except Exception as error:  # a worker that cannot import is a Py4J or a Connect error
-        raise PlatformError(
-            f"a Python worker cannot run: {str(error).splitlines()[0][:200]}",
-            remedy="install sie_spark on the workers, and set PYSPARK_PYTHON to that Python",
-        ) from error
-    found = str(row[0]) if row else ""
-    if f"Python {sys.version_info.major}.{sys.version_info.minor}." not in found:
-        raise PlatformError(
-            f"workers run {found}, the driver {sys.version.split()[0]}",
-            remedy="set PYSPARK_PYTHON to the same Python",
-        )
-    return found
+def _workers(config: Config, root: Root) -> str:
+    found = check_workers(open_session(config.session))
+    return "; ".join(sorted({str(worker) for worker in found}))
 
 
 def _slots(config: Config, root: Root) -> str:
     spark = open_session(config.session)
-    try:
-        slots = spark.sparkContext.defaultParallelism
-    except Exception:  # Connect does not tell
-        return "unknown on Spark Connect"
+    slots = task_slots(spark)
     need = config.training.processes
     if config.training.distributed and slots < need:
         raise PlatformError(
@@ -123,7 +98,10 @@ def _slots(config: Config, root: Root) -> str:
 def _disk(config: Config, root: Root) -> str:
     if not root.is_local:
         return "object store"
-    free = shutil.disk_usage(root.uri).free / GIBIBYTE
+    there = next(place for place in (Path(root.uri), *Path(root.uri).parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PlatformError(f"{there} cannot be written to", remedy="choose a --root that you may write to")
+    free = shutil.disk_usage(there).free / GIBIBYTE
     if free < 5:
         raise PlatformError(
             f"{free:.1f} GiB free under {root.uri}", remedy="free 5 GiB, or choose another --root"
@@ -132,9 +110,16 @@ def _disk(config: Config, root: Root) -> str:
 
 
 def _store(config: Config, root: Root) -> str:
-    from sie_spark.platform.tracking import Tracker
+    from sie_spark.platform.tracking import find_experiment, sqlite_file, store_uri
 
-    return Tracker(config, root).uri
+    uri, name = store_uri(config, root), config.mlflow.experiment
+    file = sqlite_file(uri)
+    if file is None or file.exists():
+        known = find_experiment(uri, name) is not None
+        return uri if known else f"{uri}, where the first run makes experiment '{name}'"
+    with Root(file.parent, make=False).trial() as trial:
+        find_experiment(f"sqlite:///{trial.path(file.name)}", name)
+    return f"{uri}, which the first run makes"
 
 
 def _key(config: Config, root: Root) -> str:
@@ -152,7 +137,7 @@ CHECKS: dict[str, Check] = {
     "disk": _disk,
     "session": _session,
     "delta": _delta,
-    "worker python": _worker,
+    "workers": _workers,
     "slots": _slots,
     "mlflow store": _store,
     "pseudonym key": _key,
@@ -160,6 +145,6 @@ CHECKS: dict[str, Check] = {
 NEEDS = {
     "session": ("java",),
     "delta": ("session",),
-    "worker python": ("session",),
+    "workers": ("session",),
     "slots": ("session",),
 }

@@ -45,6 +45,51 @@ class StageOrderError(SieError):
     """A stage was asked to run before the table or model it reads exists."""
 
 
+# how a worker without the package, torch or another library, or without that Python at all, fails
+_LACKING = re.compile(r"No module named|Cannot run program|PYTHON_VERSION_MISMATCH|cannot import name")
+WORKERS_PYTHON = (
+    "send the environment with the job: 'make environment', then spark-submit with --archives"
+    " dist/environment.tar.gz#environment and --conf spark.pyspark.python=environment/bin/python (README, 'On a"
+    " cluster'); 'sie doctor' there tells what the workers lack"
+)
+_RANK = re.compile(r"^\[\w+\]:\s?", flags=re.MULTILINE)  # torch's mark before every line of a rank
+# the line that ends a Python traceback
+_RAISED = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)")
+_OURS = re.compile(r"^\s*sie_spark\.[\w.]+: (.+)$", flags=re.MULTILINE)
+_PACKED = re.compile(
+    r"ChildFailedError|PythonException|SerializationError|Command \[|^(?:java|org|py4j|scala)\."
+)
+_LAST = re.compile(r"(?!at ).*\w(?:Exception|Error): (?=.)")  # of a line that names several, the innermost
+
+
+def worker_said(error: BaseException) -> str | None:
+    """What a Python worker, or a rank that torch started there, raised: one line; None where none raised.
+
+    Spark, py4j, Connect and torchrun pack it into texts of their own, above and below.
+
+    >>> text = "Job aborted\\n[PYTHON_EXCEPTION] Traceback (most recent call last):\\n  File x\\nKeyError: 'a'\\n\\tat org.x"
+    >>> worker_said(RuntimeError(text))
+    "KeyError: 'a'"
+    """
+    text = _RANK.sub("", str(error))
+    if ours := _OURS.findall(text):
+        return str(ours[-1])
+    raised = [line for line in _RAISED.findall(text) if not _PACKED.search(line)]
+    return raised[-1].removeprefix("ModuleNotFoundError: ")[:300] if raised else None
+
+
+def cause_of(error: BaseException) -> str:
+    """Why something failed, in one line: a worker's words, else those of the JVM, never a line of a stack trace."""
+    if said := worker_said(error):
+        return said
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = next(iter(lines), type(error).__name__)
+    if first.startswith(("An error occurred while calling", "Job aborted")):
+        causes = [line[found.end() :] for line in lines if (found := _LAST.match(line))]
+        first = next((cause for cause in causes if not cause.startswith("Job aborted")), first)
+    return first[:300]
+
+
 def worker_error(error: Exception, what: str, *, remedy: str, otherwise: str) -> ModelError:
     """What a Spark worker raised, in one line, without its stack trace.
 
@@ -53,12 +98,12 @@ def worker_error(error: Exception, what: str, *, remedy: str, otherwise: str) ->
     what:
         was being done: 'scoring'.
     remedy, otherwise:
-        for an error of this package, which says itself what to mend, and for any other.
+        for an error of this package, which says itself what to mend, and for any other; of a worker that lacks
+        the package or a library the remedy is to send it.
     """
-    text = str(error)
-    ours = re.findall(r"^\s*sie_spark\.[\w.]+: (.+)$", text, flags=re.MULTILINE)
-    if ours:
-        return ModelError(f"{what} failed in a worker: {ours[-1]}", remedy=remedy)
-    others = re.findall(r"^\s*((?:[\w.]*Error|[\w.]*Exception): .+)$", text, flags=re.MULTILINE)
-    said = others[-1] if others else (text.strip().splitlines() or [type(error).__name__])[0]
-    return ModelError(f"{what} failed: {said[:300]}", remedy=otherwise)
+    cause = cause_of(error)
+    if _LACKING.search(cause):
+        return ModelError(f"{what} failed in a worker: {cause}", remedy=WORKERS_PYTHON)
+    if _OURS.search(_RANK.sub("", str(error))):
+        return ModelError(f"{what} failed in a worker: {cause}", remedy=remedy)
+    return ModelError(f"{what} failed: {cause}", remedy=otherwise)

@@ -33,4 +33,4 @@ def java_version() -> str:
     modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, check=False).stdout
     if "jdk.incubator.vector" not in modules:
         raise PlatformError(f"{java} is a stripped runtime without jdk.incubator.vector", remedy=REMEDY)
-    return text.splitlines()[0]
+    return next(line for line in text.splitlines() if match[0] in line)

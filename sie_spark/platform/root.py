@@ -5,16 +5,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 from pyarrow import fs as arrow_fs
 
 from sie_spark.platform.errors import PlatformError
+
+# scheme, authority and path as Hadoop takes a text apart: what follows them is no query and has no %-codes
+_PATH = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):(?=/))?(?://([^/]*))?(.*)", flags=re.DOTALL)
+# a pattern of names to Spark's readers, the end of a name in SQL, a variable in SQL, no letter at all
+_UNFIT = re.compile(r"[*?\[\]{}\\`\x00-\x1f\x7f]")
+_CODE = re.compile(r"%[0-9A-Fa-f]{2}")  # MLflow's database library reads it as the letter it stands for
 
 
 class Root:
@@ -23,22 +30,33 @@ class Root:
     Parameters
     ----------
     uri:
-        a local path (made when missing) or an object-store URI such as ``s3://bucket/prefix``.
+        a local path or an object-store URI such as ``s3://bucket/prefix``.
+    make:
+        whether a local directory is made when it is missing.
+
+    Raises
+    ------
+    PlatformError
+        for a name that Spark or MLflow would take for another one, or a directory that cannot be made.
     """
 
-    def __init__(self, uri: str | Path) -> None:
-        parsed = urlparse(str(uri))
-        self.is_local = parsed.scheme in ("", "file")
+    def __init__(self, uri: str | Path, *, make: bool = True) -> None:
+        self.uri = str(uri).rstrip("/")
+        scheme, _, path = split(str(uri))
+        self.is_local = scheme in ("", "file")
         if self.is_local:
-            self.uri = str(Path(parsed.path if parsed.scheme == "file" else str(uri)).expanduser().resolve())
+            folder = Path(unquote(path) if scheme else uri)
             try:
-                Path(self.uri).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
+                self.uri = str(folder.expanduser().resolve())
+                _check_name(self.uri)
+                if make:
+                    Path(self.uri).mkdir(parents=True, exist_ok=True)
+            except (OSError, RuntimeError) as error:  # a home that is not known, a circle of links
                 raise PlatformError(
-                    f"--root {self.uri}: {error.strerror}", remedy="choose a directory you may write to"
+                    f"--root {self.uri}: {getattr(error, 'strerror', None) or error}",
+                    remedy="choose a directory you may write to",
                 ) from None
-        else:
-            self.uri = str(uri).rstrip("/")
+        _check_name(self.uri)
 
     def path(self, *parts: str) -> str:
         """A path or URI under the root."""
@@ -61,8 +79,7 @@ class Root:
 
     def exists(self, *parts: str) -> bool:
         """Whether a file is there."""
-        filesystem, name = locate(self.path(*parts))
-        return bool(filesystem.get_file_info(name).type != arrow_fs.FileType.NotFound)
+        return _is_there(*locate(self.path(*parts)))
 
     def read_json(self, *parts: str) -> Any:
         """What a JSON file holds; None where it is not there."""
@@ -76,9 +93,7 @@ class Root:
 
     def entries(self, *parts: str) -> list[str]:
         """Names of the files and folders right under a folder, sorted; none where the folder is not there."""
-        filesystem, name = locate(self.path(*parts))
-        found = filesystem.get_file_info(arrow_fs.FileSelector(name, allow_not_found=True))
-        return sorted(info.base_name for info in found)
+        return _names_in(*locate(self.path(*parts)))
 
     def remove(self, *parts: str) -> None:
         """Remove a file or a folder with all it holds; nothing where it is not there."""
@@ -88,6 +103,23 @@ class Root:
             filesystem.delete_dir(name)
         elif kind == arrow_fs.FileType.File:
             filesystem.delete_file(name)
+
+    @contextmanager
+    def trial(self) -> Iterator[Root]:
+        """A root under this one to try things out in; afterwards nothing of it is left, nor what it lay in."""
+        filesystem, place = locate(self.path(f".trial-{os.getpid()}"))
+        above = [parent for parent in _parents(place) if not _is_there(filesystem, parent)]
+        try:
+            yield Root(self.path(f".trial-{os.getpid()}"), make=False)
+        finally:
+            if _is_there(filesystem, place):
+                filesystem.delete_dir(place)
+            for parent in above:  # made for the trial; another job may have begun to use it since
+                if self.is_local:
+                    with suppress(OSError):
+                        os.rmdir(parent)
+                elif _is_there(filesystem, parent) and not _names_in(filesystem, parent):
+                    filesystem.delete_dir(parent)
 
     @contextmanager
     def lock(self, *, say: Callable[[str], None], timeout: float = 3600.0) -> Iterator[None]:
@@ -120,29 +152,71 @@ class Root:
                 fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def locate(uri: str) -> tuple[arrow_fs.FileSystem, str]:
-    """The Arrow file system and path of a file as Spark names it (``file:/..%20..``, ``s3a://``, ``dbfs:/``)."""
-    parsed = urlparse(uri)
-    if parsed.scheme == "":
-        return arrow_fs.LocalFileSystem(), uri
-    path = unquote(parsed.path)
-    if parsed.scheme == "file":
-        return arrow_fs.LocalFileSystem(), path
-    if parsed.scheme == "dbfs":
-        return arrow_fs.LocalFileSystem(), path if path.startswith("/Volumes/") else f"/dbfs{path}"
-    scheme = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}.get(parsed.scheme, parsed.scheme)
-    if scheme == "s3":
-        filesystem, _ = arrow_fs.FileSystem.from_uri(f"s3://{parsed.netloc}")
-        return filesystem, f"{parsed.netloc}{path}"
-    filesystem, name = arrow_fs.FileSystem.from_uri(f"{scheme}://{parsed.netloc}{path}")
-    return filesystem, name
+def _is_there(filesystem: arrow_fs.FileSystem, name: str) -> bool:
+    return bool(filesystem.get_file_info(name).type != arrow_fs.FileType.NotFound)
 
 
-def read_bytes(uri: str) -> bytes:
-    """The bytes of a local file or an object-store URI."""
-    if urlparse(uri).scheme in ("", "file"):
-        return Path(urlparse(uri).path or uri).read_bytes()
-    filesystem, name = locate(uri)
-    with filesystem.open_input_stream(name) as stream:
+def _names_in(filesystem: arrow_fs.FileSystem, name: str) -> list[str]:
+    found = filesystem.get_file_info(arrow_fs.FileSelector(name, allow_not_found=True))
+    return sorted(info.base_name for info in found)
+
+
+def _parents(name: str) -> list[str]:
+    """The folders a name lies in, the nearest first; a bucket's own name is among them."""
+    return [str(parent) for parent in PurePosixPath(name).parents if str(parent) not in (".", "/")]
+
+
+def _check_name(uri: str) -> None:
+    """Refuse what would not be one and the same place to Spark, SQL, Arrow and MLflow."""
+    if unfit := _UNFIT.search(uri):
+        why = f"{unfit[0]!r}, which Spark and SQL do not take for a letter of a name"
+    elif unfit := _CODE.search(uri):
+        why = f"'{unfit[0]}', which MLflow reads as {unquote(unfit[0])!r}"
+    else:
+        return
+    raise PlatformError(
+        f"--root {uri!r} has {why}",
+        remedy="choose a name without * ? [ ] { } \\ `, control characters and %-codes; any other letter will do",
+    )
+
+
+def split(path: str) -> tuple[str, str, str]:
+    """Scheme, authority and path of a path or URI as Spark takes it: letter by letter.
+
+    >>> split("s3a://bucket/exp #1/50%/x")
+    ('s3a', 'bucket', '/exp #1/50%/x')
+    >>> split("runs/at 12:30/x")
+    ('', '', 'runs/at 12:30/x')
+    """
+    found = _PATH.fullmatch(path)
+    assert found is not None  # every part may be empty
+    return (found[1] or "").lower(), found[2] or "" if found[1] else "", found[3] if found[1] else path
+
+
+def decoded(uri: str) -> str:
+    """The path that an encoded URI stands for, such as Spark's ``_metadata.file_path``.
+
+    >>> decoded("file:/runs/exp%20%231/x.parquet")
+    'file:/runs/exp #1/x.parquet'
+    """
+    return unquote(uri)
+
+
+def locate(path: str) -> tuple[arrow_fs.FileSystem, str]:
+    """The Arrow file system and the name in it of a path as Spark takes it (``/x``, ``file:/x``, ``s3a://b/x``)."""
+    scheme, authority, name = split(path)
+    if scheme in ("", "file"):
+        return arrow_fs.LocalFileSystem(), name
+    if scheme == "dbfs":
+        return arrow_fs.LocalFileSystem(), name if name.startswith("/Volumes/") else f"/dbfs{name}"
+    scheme = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}.get(scheme, scheme)
+    filesystem, base = arrow_fs.FileSystem.from_uri(f"{scheme}://{authority}")
+    return filesystem, f"{base.rstrip('/')}{name}"
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file, local or in an object store."""
+    filesystem, name = locate(path)
+    with filesystem.open_input_stream(name, compression=None) as stream:
         data: bytes = stream.read()
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -32,6 +33,21 @@ DATA_PATH_CONF = {
     # the line of Python that made each Column: three more calls to the JVM for every one of them
     "spark.python.sql.dataFrameDebugging.enabled": "false",
 }
+
+
+def check_spark() -> None:
+    """Refuse, before any work, a Python without PySpark, which clusters bring and ``pip install`` leaves to them.
+
+    Raises
+    ------
+    PlatformError
+        naming both ways to have it.
+    """
+    if importlib.util.find_spec("pyspark") is None:
+        raise PlatformError(
+            f"{sys.executable} has no pyspark",
+            remedy="pip install 'sie-spark[spark]', or start the job by the cluster's spark-submit",
+        )
 
 
 def open_session(settings: Session) -> SparkSession:

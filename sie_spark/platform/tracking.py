@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,44 +25,52 @@ class Tracker:
     ConfigError
         when the root is an object store and ``mlflow.tracking_uri`` is not set.
     PlatformError
-        when the store cannot be reached.
+        when the store cannot be reached, or the experiment was deleted.
     """
 
     def __init__(self, config: Config, root: Root) -> None:
         check_tracking(config, root)
-        os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         import mlflow
 
-        for name in ("alembic", "mlflow"):  # after the import, which sets levels of its own
-            logging.getLogger(name).setLevel(logging.ERROR)
         self._mlflow = mlflow
-        self.uri = config.mlflow.tracking_uri or f"sqlite:///{root.path('mlflow.db')}"
-        try:
-            mlflow.set_tracking_uri(self.uri)
-            client = mlflow.MlflowClient()
-            found = client.get_experiment_by_name(config.mlflow.experiment)
-            if found is None:
-                location = Path(root.path("artifacts")).as_uri() if self.uri.startswith("sqlite:") else None
-                client.create_experiment(config.mlflow.experiment, artifact_location=location)
-            mlflow.set_experiment(config.mlflow.experiment)
-        except Exception as error:  # MLflow wraps network, database and permission errors in many types
-            raise PlatformError(
-                f"the MLflow store {self.uri} cannot be used: {str(error).splitlines()[0][:200]}",
-                remedy="check mlflow.tracking_uri; 'sie doctor' tests it",
-            ) from error
+        self._open: list[str] = []  # ids of the runs that are under way, the outermost first
+        self.uri, name = store_uri(config, root), config.mlflow.experiment
+        self._experiment = find_experiment(self.uri, name)
+        if self._experiment is None:
+            file = sqlite_file(self.uri)
+            beside = (file.parent / "artifacts").as_uri() if file else None  # a server has a place of its own
+            with _usable(self.uri):
+                client = mlflow.MlflowClient(self.uri)
+                self._experiment = client.create_experiment(name, artifact_location=beside)
 
     @contextlib.contextmanager
     def run(self, name: str, config: Config, *, nested: bool = False) -> Iterator[str]:
-        """A run that is closed as failed when its body raises."""
-        with self._mlflow.start_run(run_name=name, nested=nested) as active:
-            self._mlflow.set_tag(
-                "sie.config", config.fingerprint("dataset", "model", "training", "weighting")
-            )
-            if not nested:
-                self._mlflow.log_dict(config.model_dump(mode="json"), "config.yaml")
-                self._mlflow.log_params(_params(config))
-            yield active.info.run_id
+        """A run that is closed as failed when its body raises.
+
+        It is a new one of the configured experiment, whatever run and experiment the environment names and
+        whatever run the process has open; ``nested``: below the one that this tracker opened before.
+        """
+        from mlflow.tracking.context.registry import resolve_tags
+
+        mlflow, before = self._mlflow, self._mlflow.get_tracking_uri()
+        above = {"mlflow.parentRunId": self._open[-1]} if nested and self._open else {}
+        said = {"sie.config": config.fingerprint("dataset", "model", "training", "weighting")}
+        mlflow.set_tracking_uri(self.uri)
+        try:
+            mlflow.set_experiment(experiment_id=self._experiment)
+            client = mlflow.MlflowClient(self.uri)
+            made = client.create_run(self._experiment, tags=resolve_tags({**above, **said}), run_name=name)
+            with mlflow.start_run(run_id=made.info.run_id, nested=True) as active:
+                self._open.append(active.info.run_id)
+                if not nested:
+                    mlflow.log_dict(config.model_dump(mode="json"), "config.yaml")
+                    mlflow.log_params(_params(config))
+                try:
+                    yield active.info.run_id
+                finally:
+                    self._open.pop()
+        finally:
+            mlflow.set_tracking_uri(before)
 
     def log(self, result: StageResult) -> None:
         """Log a stage's table versions, row counts, metrics and files to the active run."""
@@ -81,6 +90,53 @@ class Tracker:
             mlflow.log_dict({"cautions": result.cautions}, "cautions.json")
         for file in result.artifacts:
             mlflow.log_artifact(file)
+
+
+def find_experiment(uri: str, name: str) -> str | None:
+    """The id of a store's experiment; None where it has none of that name.
+
+    Raises
+    ------
+    PlatformError
+        when the store cannot be reached, or the experiment was deleted.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+
+    for library in ("alembic", "mlflow"):  # after the import, which sets levels of its own
+        logging.getLogger(library).setLevel(logging.ERROR)
+    with _usable(uri):
+        found = mlflow.MlflowClient(uri).get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise PlatformError(
+            f"the MLflow experiment '{name}' of {uri} was deleted",
+            remedy="choose another with --set mlflow.experiment=NAME, or take it back:"
+            f" MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore --experiment-id {found.experiment_id}",
+        )
+    return str(found.experiment_id) if found is not None else None
+
+
+@contextlib.contextmanager
+def _usable(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # MLflow wraps network, database and permission errors in many types
+        raise PlatformError(
+            f"the MLflow store {uri} cannot be used: {str(error).splitlines()[0][:200]}",
+            remedy="check mlflow.tracking_uri; 'sie doctor' tests it",
+        ) from error
+
+
+def store_uri(config: Config, root: Root) -> str:
+    """The configured store, or the root's own."""
+    return config.mlflow.tracking_uri or f"sqlite:///{root.path('mlflow.db')}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite store; None for a store of another kind."""
+    name = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(name).absolute() if uri.startswith("sqlite:///") else None
 
 
 def check_tracking(config: Config, root: Root) -> None:

@@ -19,7 +19,7 @@ from sie_spark.platform.sampling_rate import SamplingRate, correction_of
 from sie_spark.training.distributed import launch, threads_per_rank
 from sie_spark.training.job import Job
 from sie_spark.training.manifest import Draw, build_manifest
-from sie_spark.training.publish import tracking
+from sie_spark.training.publish import log_losses
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -93,13 +93,13 @@ def fit_arm(
         rate_offset=facts.rate.offset,
         weight_by_rate=facts.rate.weight_by_rate,
         threads=threads_per_rank(ctx.spark, settings),
-        tracking=tracking(),
         start_vectors=ctx.config.dataset.start_vectors is not None,
     )
     if ctx.config.run.force:
         ctx.root.remove(*job.folder, "state.pt")
     uri = job.save(manifest)
     history = launch(ctx.spark, settings, ctx.root, job.folder, uri)
+    log_losses(arm, history["loss"])
     details = {
         "rows": manifest.rows,
         "base_rate": facts.base_rate,

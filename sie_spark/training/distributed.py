@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.platform.config import Training
-from sie_spark.platform.errors import DataError, ModelError, PlatformError, SieError
+from sie_spark.platform.errors import DataError, ModelError, PlatformError, SieError, worker_error
 from sie_spark.platform.root import Root, read_bytes
+from sie_spark.platform.workers import is_local, task_slots
 from sie_spark.training.job import rank_main, run_rank
 from sie_spark.training.loop import Stopped
 
@@ -64,12 +65,6 @@ def launch(
     return found
 
 
-def is_local(spark: SparkSession) -> bool:
-    """Whether Spark runs in one process (``local[..]``): its ranks then run beside the driver."""
-    master = str(spark.conf.get("spark.master", "") or "")
-    return master == "local" or master.startswith("local[")
-
-
 def threads_per_rank(spark: SparkSession, settings: Training) -> int:
     """Torch threads: the machine's cores shared by local ranks, or the cores of a Spark task."""
     if not settings.distributed or is_local(spark):
@@ -106,16 +101,6 @@ def check_cluster(spark: SparkSession, processes: int, *, local: bool) -> None:
         )
 
 
-def task_slots(spark: SparkSession) -> int:
-    """Tasks that can run at once, as far as a session, classic or Connect, can see."""
-    from pyspark.sql import functions as F
-
-    cpus = max(1, int(spark.conf.get("spark.task.cpus", "1") or 1))
-    # a range without a partition count has as many partitions as the cluster has cores
-    cores = spark.range(100_000).select(F.spark_partition_id()).distinct().count()
-    return max(1, cores // cpus)
-
-
 @contextmanager
 def _environment(local: bool, processes: int) -> Iterator[None]:
     """What local ranks inherit: their share of the cores, and loopback where the machine's name does not resolve."""
@@ -136,11 +121,14 @@ def _environment(local: bool, processes: int) -> Iterator[None]:
 
 
 def _failure(root: Root, folder: tuple[str, ...], error: Exception) -> SieError:
+    """What the first rank that failed left, else what Spark and torchrun print of it."""
+    otherwise = f"look at the lines above and at the executors' logs, {IN_PLACE}"
     with suppress(OSError, ValueError, KeyError):
         said = json.loads(read_bytes(root.path(*folder, "error.json")))
-        return KINDS.get(said["kind"], ModelError)(said["error"], remedy=said["remedy"])
-    lines = [line.strip() for line in str(error).splitlines() if "Error" in line] or [str(error)[-300:]]
-    return ModelError(
-        f"the distributed fit failed: {lines[-1][:300]}",
-        remedy=f"look at the lines above and at the executors' logs, {IN_PLACE}",
+        return KINDS.get(said["kind"], ModelError)(said["error"], remedy=said["remedy"] or otherwise)
+    return worker_error(
+        error,
+        "the distributed fit",
+        remedy="mend what the message names and run the same command again: it goes on from the last saved state",
+        otherwise=otherwise,
     )

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,6 @@ from sie_spark.platform.sampling_rate import SamplingRate
 from sie_spark.training.feed import Feed
 from sie_spark.training.loop import batch_needed, epochs_needed, fit, set_output_bias, stop_on_sigterm
 from sie_spark.training.manifest import Manifest
-from sie_spark.training.publish import log_losses
 from sie_spark.training.sync import Group
 
 
@@ -42,8 +41,6 @@ class Job:
         mean of the table's weights.
     threads:
         torch threads a rank.
-    tracking:
-        MLflow store and run that rank 0 logs to; empty: none.
     start_vectors:
         whether embedding tables begin at the root's start vectors.
     """
@@ -60,7 +57,6 @@ class Job:
     rate_offset: float = 0.0
     weight_by_rate: bool = False
     threads: int = 1
-    tracking: dict[str, str] = field(default_factory=dict)
     start_vectors: bool = False
 
     @property
@@ -78,8 +74,8 @@ class Job:
 def run_rank(job_uri: str, *, distributed: bool) -> dict[str, Any]:
     """Fit one rank's share of a job; rank 0 writes the model. Returns the fit's history as plain data.
 
-    A failure the user can mend is left as ``error.json`` beside the job, because what a worker raises
-    reaches the driver as text only.
+    A failure is left as ``error.json`` beside the job, because what a worker raises reaches the driver as text
+    only, and that of the other ranks, which miss this one, may come first.
     """
     job = Job(**json.loads(read_bytes(job_uri)))
     root = Root(job.root)
@@ -87,9 +83,11 @@ def run_rank(job_uri: str, *, distributed: bool) -> dict[str, Any]:
     try:
         with _group(distributed, job.training["backend"]) as group:
             return _fit(job, root, group)
-    except SieError as error:
-        if distributed:
-            failure = {"kind": type(error).__name__, "error": str(error), "remedy": error.remedy}
+    except Exception as error:
+        if distributed and not root.exists(*job.folder, "error.json"):
+            remedy = error.remedy if isinstance(error, SieError) else None
+            said = str(error) if remedy else f"{type(error).__name__}: {error}"
+            failure = {"kind": type(error).__name__, "error": said, "remedy": remedy}
             root.write_bytes(json.dumps(failure).encode(), *job.folder, "error.json")
         raise
 
@@ -147,7 +145,6 @@ def _fit(job: Job, root: Root, group: Group) -> dict[str, Any]:
             stopping=stopping,
         )
     if group.rank == 0:
-        log_losses(job.tracking, job.arm, history.loss)
         save_as()
     return {
         **history.as_dict(),

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import DataError, PlatformError
-from sie_spark.platform.root import locate
+from sie_spark.platform.root import decoded, locate
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -104,7 +104,7 @@ def build_manifest(frame: DataFrame, *, draw: Draw | None = None) -> Manifest:
 
     # bounded by the number of files
     counted = frame.groupBy(F.col("_metadata.file_path").alias("path")).agg(F.count(F.lit(1)).alias("rows"))
-    rows_of = {str(path): int(rows) for path, rows in counted.collect()}
+    rows_of = {decoded(path): int(rows) for path, rows in counted.collect()}
     if not rows_of:
         raise DataError(
             "there is no row to train on", remedy="check the split dates and what the stages before kept"

@@ -1,4 +1,4 @@
-"""A fitted model into MLflow: loss curve from rank 0; exported program, signature, example; no pickle."""
+"""A fitted model into MLflow: loss curve; exported program, signature, example; no pickle."""
 
 from __future__ import annotations
 
@@ -19,29 +19,24 @@ from sie_spark.platform.context import Context
 from sie_spark.platform.inputs import InputSpec
 
 
-def tracking() -> dict[str, str]:
-    """What rank 0 needs to write to the driver's active MLflow run; empty where there is none."""
+def log_losses(arm: str, losses: list[float]) -> None:
+    """The mean training loss of every epoch, into the active run; nothing where there is none."""
     import mlflow
-
-    active = mlflow.active_run()
-    return {"uri": mlflow.get_tracking_uri(), "run_id": active.info.run_id} if active else {}
-
-
-def log_losses(where: dict[str, str], arm: str, losses: list[float]) -> None:
-    """Called on rank 0: the mean training loss of every epoch, into the run the driver opened."""
-    if not where:
-        return
-    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
+    active = mlflow.active_run()
+    if active is None:
+        return
     now = int(time.time() * 1000)
     curve = [Metric(f"train_loss_{arm}", loss, now, epoch) for epoch, loss in enumerate(losses)]
-    MlflowClient(where["uri"]).log_batch(where["run_id"], metrics=curve)
+    mlflow.MlflowClient().log_batch(active.info.run_id, metrics=curve)
 
 
 def publish_arm(ctx: Context, arm: str) -> str | None:
     """Log an arm's current model to the active run; None where there is no run."""
-    if not tracking():
+    import mlflow
+
+    if mlflow.active_run() is None:
         return None
     model, spec = load_model(require_model(ctx.root, arm).path)
     rows = split_rows(ctx, ctx.catalog.version("samples"), "train").limit(4).toArrow()

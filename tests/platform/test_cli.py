@@ -8,6 +8,15 @@ import pytest
 
 from sie_spark.cli import main
 
+WITHOUT_PYSPARK = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "pyspark" else found(name, package)
+sys.modules["pyspark"] = None  # any import of it fails
+from sie_spark.cli import main
+main(["run", "--root", sys.argv[1]])
+"""
+
 
 def last_line(capfd: pytest.CaptureFixture[str]) -> dict:
     return json.loads(capfd.readouterr().out.splitlines()[-1])
@@ -104,10 +113,19 @@ def test_a_machine_without_java_is_told_what_to_install(tmp_path: Path, command:
     said = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 1 and "openjdk-17" in said["remedy"] and "Traceback" not in done.stderr
     if command == "doctor":
-        assert said["error"] == "doctor: java, session, delta, worker python, slots not ready"
+        assert said["error"].startswith("not ready: java (no java found: ")
+        assert said["error"].endswith("; not tried: session, delta, workers, slots")
         assert said["remedy"].count("java:") == 1 and "delta:" not in said["remedy"]
     else:
         assert said["error"].startswith("no java found")
+
+
+def test_a_python_without_pyspark_is_told_how_to_have_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PYSPARK, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert "has no pyspark" in said["error"] and "sie-spark[spark]" in said["remedy"]
 
 
 def test_every_job_has_its_shim() -> None:

@@ -34,6 +34,29 @@ def test_a_missing_column_may_be_null_with_and_without_quotes(file: Path, writte
     assert load_config("trivago", overrides=over).dataset.source.on_missing_column == "null"
 
 
+def test_a_hash_on_the_command_line_begins_no_comment(file: Path) -> None:
+    over = [
+        "mlflow.tracking_uri=sqlite:////exp #1/m.db",
+        "mlflow.experiment= #2 ",
+        "dataset.name='x # y' # z",
+    ]
+    config = load_config(file, overrides=over)
+    assert config.mlflow.tracking_uri == "sqlite:////exp #1/m.db" and config.mlflow.experiment == "#2"
+    assert config.dataset.name == "x # y"
+
+
+def test_dates_before_a_day_end_with_the_day_before(file: Path) -> None:
+    run = load_config(file, overrides=["run.before=2024-03-01"]).run
+    assert run == load_config(file, overrides=["run.date_to=2024-02-29"]).run
+    assert load_config(file, overrides=["run.before="]).run.date_to is None
+    with pytest.raises(ConfigError, match="give one of them"):
+        load_config(file, overrides=["run.before=2024-03-01", "run.date_to=2024-03-01"])
+    with pytest.raises(ConfigError, match="no ISO date"):
+        load_config(file, overrides=["run.before=today"])
+    with pytest.raises(ConfigError, match="date_from is after date_to"):
+        load_config(file, overrides=["run.before=2024-03-01", "run.date_from=2024-03-01"])
+
+
 def test_users_model_in_short_form(file: Path) -> None:
     file.write_text(MINIMAL + "model: my.package:Net\n")
     assert load_config(file).model.name == "my.package:Net"

@@ -7,7 +7,6 @@ import pytest
 
 from sie_spark.platform.config import load_config
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import ModelError, worker_error
 from sie_spark.platform.root import Root
 
 
@@ -47,26 +46,3 @@ def test_a_forced_stage_is_never_finished(tmp_path: Path) -> None:
     ctx.__dict__["catalog"] = Tables()
     ctx.save_details("weigh", {}, fingerprint="now")
     assert ctx.finished("weigh", "now", table="training_set") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "said", "remedy"),
-    [
-        (
-            "job aborted\n  sie_spark.platform.errors.ModelError: p of sample 3 is not finite\n at x",
-            "p of",
-            "mend",
-        ),
-        (
-            "job aborted\n  RuntimeError: no memory\n\tat org.apache",
-            "failed: RuntimeError: no memory",
-            "look",
-        ),
-        ("something\nelse", "failed: something", "look"),
-        ("", "failed: Exception", "look"),
-    ],
-)
-def test_what_a_worker_raised_is_one_line(text: str, said: str, remedy: str) -> None:
-    found = worker_error(Exception(text), "scoring", remedy="mend", otherwise="look")
-    assert isinstance(found, ModelError) and said in str(found) and found.remedy == remedy
-    assert "\n" not in str(found) and "org.apache" not in str(found)

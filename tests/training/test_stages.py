@@ -149,9 +149,8 @@ def test_what_a_rank_raised_reaches_the_user(make_context: Any, monkeypatch: pyt
     context.root.write_bytes(json.dumps(said).encode(), *folder, "error.json")
     error = distributed._failure(context.root, folder, RuntimeError("Command failed"))
     assert isinstance(error, DataError) and error.remedy == "run 'sie encode'"
-    other = distributed._failure(
-        context.root, ("models", "none"), RuntimeError("x\nConnectionError: refused\ny")
-    )
+    text = "x\nTraceback (most recent call last):\n  File y\nConnectionError: refused\ny"
+    other = distributed._failure(context.root, ("models", "none"), RuntimeError(text))
     assert isinstance(other, ModelError) and "ConnectionError: refused" in str(other)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from sie_spark.platform.config.arms import Arm, check_arms, over_defaults
 from sie_spark.platform.config.base import Settings, validate
 from sie_spark.platform.config.dataset import Dataset
-from sie_spark.platform.config.scalars import read_yaml, settle
+from sie_spark.platform.config.scalars import read_word, read_yaml, settle
 from sie_spark.platform.config.stages import (
     Evaluation,
     Importance,
@@ -170,7 +170,7 @@ def _override(pair: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {pair}: not of the form a.b=value", remedy="write --set section.name=value")
     try:
-        value: Any = read_yaml(text)
+        value: Any = read_word(text)
     except yaml.YAMLError:
         raise ConfigError(f"--set {pair}: the value is not valid YAML", remedy="quote the value") from None
     for part in reversed(key.strip().split(".")):

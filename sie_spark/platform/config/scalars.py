@@ -52,6 +52,18 @@ def read_yaml(text: str) -> Any:
     return _text_keys(yaml.load(text, Loader=_Loader))
 
 
+def read_word(text: str) -> Any:
+    """:func:`read_yaml` of one value on a command line, where ``#`` begins no comment.
+
+    >>> read_word("sqlite:////runs/exp #1/mlflow.db")
+    'sqlite:////runs/exp #1/mlflow.db'
+    """
+    node = yaml.compose(text, Loader=_Loader)
+    plain = node is None or (isinstance(node, yaml.ScalarNode) and node.style is None)
+    cut = node is None or node.end_mark.index < len(text.rstrip())
+    return text.strip() or None if plain and cut else read_yaml(text)
+
+
 def settle(data: Any, wanted: Any = Any) -> Any:
     """Text where the annotation ``wanted`` asks for text and nothing else, values everywhere else.
 

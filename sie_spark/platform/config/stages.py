@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -175,7 +175,22 @@ class Run(Settings):
 
     date_from: IsoDate | None = Field(None, description="first date")
     date_to: IsoDate | None = Field(None, description="last date")
+    before: IsoDate | None = Field(
+        None,
+        description="instead of date_to, the first date left out: a scheduler's date gives the last closed day",
+    )
     force: bool = Field(False, description="rebuild even what is up to date")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _last_closed_day(cls, data: Any) -> Any:
+        """``before`` becomes ``date_to``, so that both ways to say a date are one to every stage."""
+        if not isinstance(data, dict) or data.get("before") is None:
+            return data
+        if data.get("date_to") is not None:
+            raise ValueError("before and date_to both say where the dates end; give one of them")
+        day = date.fromisoformat(_iso_date(str(data["before"]))) - timedelta(days=1)
+        return {**data, "before": None, "date_to": day.isoformat()}
 
     @model_validator(mode="after")
     def _ordered(self) -> Run:
