@@ -49,7 +49,7 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
     mark = hashlib.sha256(name.encode()).hexdigest()
     ctx.catalog.require("events")
     tables = [table for table in TABLES if ctx.catalog.exists(table)]
-    person = ctx.spark.createDataFrame([(name, user)], "user_id string, raw string")
+    person = ctx.spark.createDataFrame([(name, user)], "user_id string, _raw string")
     clear_all(ctx.root)  # batches in the making: the next ingest makes them again
     _delete_landed(ctx, person)
     samples = _sample_ids(ctx, tables, person)
@@ -149,7 +149,7 @@ def _in_record(name: Column) -> Column:
     :func:`_left_in_doubt`.
     """
     hashed = F.coalesce(F.contains(F.col("record"), name), F.lit(False))
-    word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
+    word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("_raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
     verbatim = F.col("unparsed")
     encoded = F.expr("cast(try_to_binary(substring(unparsed, 8), 'base64') as string)")
     verbatim = F.when(verbatim.startswith("base64:"), encoded).otherwise(verbatim)
@@ -168,8 +168,8 @@ def _left_in_doubt(ctx: Context, person: DataFrame) -> dict[str, Any]:
     if not ctx.catalog.exists("quarantine"):
         return {}
     values = "map_values(from_json(record, 'map<string,string>'))"
-    rows = ctx.catalog.read("quarantine").crossJoin(F.broadcast(person.select("raw")))
-    found = rows.where(F.array_contains(F.expr(values), F.col("raw"))).count()
+    rows = ctx.catalog.read("quarantine").crossJoin(F.broadcast(person.select("_raw")))
+    found = rows.where(F.array_contains(F.expr(values), F.col("_raw"))).count()
     rest = f"FROM {ctx.catalog.sql_name('quarantine')} WHERE array_contains({values}, 'THE IDENTIFIER')"
     return {"records": found, "see": f"SELECT * {rest}", "remove": f"DELETE {rest}"} if found else {}
 

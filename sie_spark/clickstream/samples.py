@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 
 from sie_spark.clickstream.days import Facts, event_facts, facts_by_date, label_counts, refresh_daily_counts
 from sie_spark.clickstream.impressions import build
-from sie_spark.clickstream.shown import context_of, select_events
+from sie_spark.clickstream.shown import select_events
 from sie_spark.clickstream.staging import FOLDER, clear, overwrite
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
 from sie_spark.clickstream.tables import (
@@ -25,6 +25,7 @@ from sie_spark.clickstream.tables import (
 from sie_spark.platform.catalog import metadata, retried
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
+from sie_spark.platform.config.names import context_of
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef

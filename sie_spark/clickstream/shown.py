@@ -10,13 +10,13 @@ from pyspark.sql.types import ArrayType, MapType, NumericType, StringType, Struc
 
 from sie_spark.clickstream.failures import nearest, reason
 from sie_spark.platform.config import Dataset
+from sie_spark.platform.config.names import LIST_SIZE, SHOWN_BY, check_names, context_of, ranked
 from sie_spark.platform.errors import ConfigError
 
 ORDER = ("event_ts", "seq")
 SESSION = "_session"  # session_id, or the list where there is none
 INTERNAL = ("event_id", "event_date", "event_ts", "seq", "event_type", "user_id", "session_id", "item_id")
 PACKED = "_packed"
-LABELS = ("label", "click", "conversion", "conversion_delay_s")
 
 
 def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
@@ -55,8 +55,9 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     Raises
     ------
     ConfigError
-        for an expression that does not fit the events.
+        for an expression that does not fit the events, and a column of theirs whose name is taken.
     """
+    check_names(dataset, events.columns)
     settings = dataset.impressions
     lists = select_events(events, settings.event, "impressions.event")
     context = context_of(dataset, events.columns)
@@ -74,7 +75,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
             "*",
             F.col("event_id").alias("_impression_id"),
             F.expr(position).cast("int").alias("_position"),
-            F.col("item_id").alias("event_item_id"),
+            F.col("item_id").alias(SHOWN_BY),
         )
     names = [name for name in settings.parallel if name != "position"] if settings.items else []
     labels = {
@@ -125,14 +126,6 @@ def _check_used(rows: DataFrame, events: DataFrame, dataset: Dataset) -> None:
             )
 
 
-def context_of(dataset: Dataset, columns: Sequence[str]) -> list[str]:
-    """The event columns that are carried to impressions: those asked for; without lists all that have no other use."""
-    if dataset.kind == "events" or dataset.impressions.context:
-        return list(dataset.impressions.context)
-    own = (*INTERNAL, *LABELS, "sampling_rate", "extra", "position", "list_id")
-    return [name for name in columns if name not in own]
-
-
 def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:
     """Events for which a predicate of the YAML holds."""
     from pyspark.errors import PySparkException
@@ -172,13 +165,14 @@ def list_relative(frame: DataFrame, names: Sequence[str]) -> tuple[DataFrame, di
     lists, whole = Window.partitionBy(SESSION, "list_id", "event_ts"), whole_list(names)
     numbers = {_sorted(name): F.col(name).cast("double") for name in names}
     known = {name: F.when(~F.isnan(value), value) for name, value in numbers.items()}
-    columns: dict[str, Column] = {"list_size": F.count("*").over(whole).cast("int")}
+    columns: dict[str, Column] = {LIST_SIZE: F.count("*").over(whole).cast("int")}
     for name in names:
         value = F.col(_sorted(name))
         rank = F.rank().over(lists.orderBy(value.asc_nulls_last()))
         mean = F.avg(value).over(whole)
-        columns[f"{name}_rank"] = F.when(value.isNotNull(), rank).cast("int")
-        columns[f"{name}_ratio"] = F.when(value.isNotNull() & (mean != 0), value / mean)
+        rank_of, ratio_of = ranked(name)
+        columns[rank_of] = F.when(value.isNotNull(), rank).cast("int")
+        columns[ratio_of] = F.when(value.isNotNull() & (mean != 0), value / mean)
     return frame.select("*", *[value.alias(name) for name, value in known.items()]), columns
 
 
@@ -216,7 +210,7 @@ def _exploded(frame: DataFrame, items: str, parallel: dict[str, str]) -> DataFra
     others = [name for name in frame.columns if name not in (*parallel, "item_id", "position")]
     return rows.select(
         *[F.col(name) for name in others],
-        F.col("item_id").alias("event_item_id"),
+        F.col("item_id").alias(SHOWN_BY),
         F.col(f"_shown.{items}").cast("string").alias("item_id"),
         *[F.col(f"_shown.{source}").alias(name) for name, source in parallel.items() if name != "position"],
         place.cast("int").alias("_position"),
