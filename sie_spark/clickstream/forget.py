@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
+from sie_spark.clickstream.shown import earlier_id
 from sie_spark.clickstream.staging import FOLDER, clear_all
 from sie_spark.clickstream.tables import commit_metadata, dates_in, vacuum_now
 from sie_spark.features.erase import erase_value
@@ -110,7 +111,9 @@ def _sample_ids(ctx: Context, tables: list[str], person: DataFrame) -> DataFrame
     """The ids of the user's samples, from the impressions as they stand now."""
     if "impressions" not in tables:
         return None
-    return _theirs(ctx, person).select(F.xxhash64("impression_id").alias("sample_id")).distinct()
+    name = F.col("impression_id")
+    ids = F.array(F.xxhash64(name), F.xxhash64(earlier_id(name)))  # of samples that are not made anew yet
+    return _theirs(ctx, person).select(F.explode(ids).alias("sample_id")).distinct()
 
 
 def _theirs(ctx: Context, person: DataFrame) -> DataFrame:
@@ -188,8 +191,9 @@ def _delete_landed(ctx: Context, person: DataFrame) -> None:
         theirs = _in_record(F.col("_person"))
         if "user_id" in rows.columns:
             theirs = theirs | F.coalesce(F.col("user_id") == F.col("_person"), F.lit(False))
-        keys = rows.crossJoin(people).where(theirs).select("event_id").distinct()
-        _merge(ctx, f"delta.`{path}`", "t.event_id = s.event_id", keys, metadata(job=JOB, fingerprint=""))
+        keys = rows.crossJoin(people).where(theirs).select("event_id", "event_date").distinct()
+        same = "t.event_id = s.event_id AND t.event_date = s.event_date"  # an id may begin anew each day
+        _merge(ctx, f"delta.`{path}`", same, keys, metadata(job=JOB, fingerprint=""))
         vacuum_now(ctx.catalog, f"delta.`{path}`")
 
 

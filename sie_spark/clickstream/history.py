@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.attribution import seconds_between
-from sie_spark.clickstream.shown import SESSION, sequence
+from sie_spark.clickstream.shown import LIST, SESSION, sequence
 from sie_spark.platform.config import History
 from sie_spark.platform.config.names import (
     EVENTS,
@@ -132,16 +132,24 @@ def _as_of_first(frame: DataFrame, names: Sequence[str], keys: Sequence[str], *,
     return first.withColumns({name: F.col("_first")[name] for name in names}).drop("_first")
 
 
-def list_history(settings: History, whole: WindowSpec) -> dict[str, Column]:
-    """What the history of its items says of a whole list (bigint, double, int places)."""
+def list_history(settings: History, at_once: WindowSpec | None) -> dict[str, Column]:
+    """What the history of its items says of a list (bigint, double, int places).
+
+    Parameters
+    ----------
+    at_once:
+        the whole list, where all of it is shown at one moment. Where it is not (None), a row sums over the rows
+        shown by its time: what happened before the others' would lie in its future.
+    """
     columns: dict[str, Column] = {}
+    lists = Window.partitionBy(*LIST)
     if settings.types:
-        total = F.sum(EVENTS).over(whole)
+        total = F.sum(EVENTS).over(at_once or lists.orderBy("event_ts"))  # rows of one time together
         columns[LIST_EVENTS] = total
         columns[LIST_SHARE] = F.when(total > 0, F.col(EVENTS) / total).otherwise(F.lit(0.0))
     if settings.session:
         is_last = F.coalesce(F.col("item_id") == F.col(LAST), F.lit(False))
         columns[LAST_IS_ITEM] = is_last.cast("int")
-        place = F.max(F.when(is_last, F.col("position"))).over(whole)
+        place = F.max(F.when(is_last, F.col("position"))).over(at_once or Window.partitionBy(*LIST, LAST))
         columns[LAST_DISTANCE] = F.col("position") - place
     return columns

@@ -16,6 +16,7 @@ from sie_spark.clickstream.shown import (
     SESSION,
     list_relative,
     packed,
+    says_lists,
     session_or_list,
     sessionised,
     shown,
@@ -35,6 +36,7 @@ USED = (
     "list_id",
     "item_id",
     "event_ts",
+    "event_date",
     "seq",
     "position",
     "click",
@@ -96,7 +98,8 @@ def build(
     if has_list_size(dataset):
         rows, of_lists = list_relative(rows, settings.list_relative)
     if remembered:
-        of_lists |= list_history(history, whole_list(settings.list_relative))
+        at_once = None if says_lists(dataset, events.columns) else whole_list(settings.list_relative)
+        of_lists |= list_history(history, at_once)
     if of_lists:
         rows = rows.withColumns(of_lists)
     rows = unpacked(rows.drop(*INTERNAL))

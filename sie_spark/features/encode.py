@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sie_spark.clickstream.shown import IDS
 from sie_spark.clickstream.tables import EXPRESSIONS, session_settings
 from sie_spark.features.encoder import UNFINISHED, Encoder, current_name, path_of, set_current
 from sie_spark.features.fit import Training, fit
@@ -50,7 +51,7 @@ def _encode(ctx: Context) -> StageResult:
     source = ctx.catalog.ref("impressions")
     impressions = ctx.catalog.read("impressions", version=source.version)
     inputs = {"impressions": source}
-    settings = digest(ctx.config.fingerprint(*SETTINGS))
+    settings = digest([ctx.config.fingerprint(*SETTINGS), IDS])
     encoder = _reusable(ctx, settings)
     dates = (ctx.config.run.date_from, ctx.config.run.date_to) if encoder else (None, None)
     scope = f"{dates[0] or ''}..{dates[1] or ''}" if encoder else ""

@@ -184,7 +184,7 @@ def _slices(entries: list[dict[str, Any]]) -> list[dict[str, str]]:
         row[entry["arm"]] = entry["auc"]
     rows = []
     for (kind, value), row in list(cells.items())[:SLICES]:
-        text = value.lstrip("0") if kind == "position" else value
+        text = str(int(value)) if kind == "position" else value
         if kind not in ("position", "day"):
             text = value.partition(" ")[2]  # the leading digit only orders
         if kind == "position" and text == "21":

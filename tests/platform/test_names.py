@@ -65,7 +65,9 @@ def test_a_column_under_a_made_name_is_refused_and_the_remedy_works(name: str, w
             assert "give one of them another name" in error.value.remedy
 
 
-@pytest.mark.parametrize("name", [*names.ADDED, names.SHOWN_BY, "Event_Date", "event_id", "_own", "a b", "1a"])
+@pytest.mark.parametrize(
+    "name", [*names.ADDED, names.SHOWN_BY, "Event_Date", "event_id", "_own", "a b", "1a"]
+)
 @pytest.mark.parametrize("kind", ["events", "tabular"])
 def test_no_record_has_a_column_under_a_name_that_ingest_makes(name: str, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"dataset.columns.*{name}"):

@@ -125,7 +125,11 @@ class Impressions(Settings):
         None, description="array column of shown items; null: one item an event (item_id)"
     )
     parallel: dict[str, str] = Field({}, description="impression column: array column parallel to the items")
-    list_id: str | None = Field(None, description="SQL for the id of the shown list; default: the event id")
+    list_id: str | None = Field(
+        None,
+        description="SQL for the id of the shown list, all of whose events in one session and day are one list; default:"
+        " column list_id, and without one each event is a list",
+    )
     position: str | None = Field(
         None,
         description="SQL for the 1-based position where there is no array; with one: its place, or parallel.position",
