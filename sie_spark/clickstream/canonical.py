@@ -46,7 +46,6 @@ KEYS = {
     "session_id": "string",
     "item_id": "string",
 }
-RESERVED = ("event_date", "sampling_rate", "source_file", "reasons", "record", "unparsed", "extra")
 ID_LENGTH = 32
 
 
@@ -159,17 +158,6 @@ def _check(dataset: Dataset, spark: SparkSession) -> list[str]:
     names = list(dataset.columns)
     if dataset.event_time is not None and "event_ts" not in names:
         names = ["event_ts", *names]
-    for name in names:
-        if name in RESERVED or name.startswith("_") or not name.isidentifier():
-            raise ConfigError(
-                f"dataset.columns: '{name}' cannot be a canonical column's name",
-                remedy="take letters, digits and _; the source's own name, in backticks, goes into its SQL",
-            )
-        if twin := next((n for n in names if n != name and n.casefold() == name.casefold()), None):
-            raise ConfigError(
-                f"dataset.columns: '{name}' and '{twin}' are one name to Spark, which does not tell upper from lower case",
-                remedy="give one of them another name",
-            )
     needed = ["event_ts", "event_type"] if dataset.kind == "events" else ["label"]
     for name in needed:
         if name not in names:

@@ -8,30 +8,27 @@ then every row takes what was known to the first of those tied with it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.attribution import seconds_between
-from sie_spark.clickstream.shown import SESSION, sequence
+from sie_spark.clickstream.shown import LIST, SESSION, sequence
 from sie_spark.platform.config import History
+from sie_spark.platform.config.names import (
+    EVENTS,
+    LAST_DISTANCE,
+    LAST_IS_ITEM,
+    LIST_EVENTS,
+    LIST_SHARE,
+    RECENT,
+    SESSION_EVENTS,
+    SINCE,
+)
 
-ACTION, COUNTED, TYPE, SEQ = "_action", "_counted", "_type", "_seq"
-LAST, RECENT = "_last_item", "recent_items"
-EVENTS, SESSION_EVENTS = "hist_events", "hist_session_events"
+ACTION, COUNTED, TYPE, SEQ, LAST = "_action", "_counted", "_type", "_seq", "_last_item"
 INTERNAL = (ACTION, COUNTED, TYPE, SEQ, LAST)
-
-
-def slug(event_type: str) -> str:
-    """An event type as part of a column name."""
-    return re.sub(r"\W+", "_", event_type.strip().lower()).strip("_")
-
-
-def wanted(settings: History) -> bool:
-    """Whether any history column is asked for."""
-    return bool(settings.types or settings.session or settings.recent_items)
 
 
 def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataFrame:
@@ -41,7 +38,7 @@ def with_history(rows: DataFrame, events: DataFrame, settings: History) -> DataF
     """
     actions = events.where(F.col("session_id").isNotNull())
     if settings.types:
-        actions = actions.where(F.col("event_type").isin(settings.types))
+        actions = actions.where(F.col("event_type").isin(list(settings.counted.values())))
     both = shown_rows(rows).unionByName(
         actions.select(*action_columns(), F.lit(1).alias(COUNTED)), allowMissingColumns=True
     )
@@ -110,15 +107,13 @@ def _by_item(both: DataFrame, settings: History, *, of_themselves: bool) -> Data
     before = _before((SESSION, "item_id"), (ACTION,), of_themselves)
     counted = (F.col(COUNTED) == 1) & F.col("item_id").isNotNull()  # what has no item has no history of it
     columns: dict[str, Column] = {EVENTS: F.count(F.when(counted, 1)).over(before)}
-    for name in settings.types:
-        columns[f"hist_{slug(name)}"] = F.count(F.when(counted & (F.col(TYPE) == name), 1)).over(before)
+    for name, one in settings.counted.items():
+        columns[name] = F.count(F.when(counted & (F.col(TYPE) == one), 1)).over(before)
     columns["_acted"] = F.last(F.when(counted, F.col("event_ts")), ignorenulls=True).over(before)
     frame = both.withColumns(columns)
     if of_themselves:
         frame = _as_of_first(frame, list(columns), (SESSION, "item_id"), seen=EVENTS)
-    return frame.withColumn("hist_seconds_since", seconds_between(F.col("_acted"), F.col("event_ts"))).drop(
-        "_acted"
-    )
+    return frame.withColumn(SINCE, seconds_between(F.col("_acted"), F.col("event_ts"))).drop("_acted")
 
 
 def _before(keys: Sequence[str], ties: Sequence[str], of_themselves: bool) -> WindowSpec:
@@ -137,16 +132,24 @@ def _as_of_first(frame: DataFrame, names: Sequence[str], keys: Sequence[str], *,
     return first.withColumns({name: F.col("_first")[name] for name in names}).drop("_first")
 
 
-def list_history(settings: History, whole: WindowSpec) -> dict[str, Column]:
-    """What the history of its items says of a whole list (bigint, double, int places)."""
+def list_history(settings: History, at_once: WindowSpec | None) -> dict[str, Column]:
+    """What the history of its items says of a list (bigint, double, int places).
+
+    Parameters
+    ----------
+    at_once:
+        the whole list, where all of it is shown at one moment. Where it is not (None), a row sums over the rows
+        shown by its time: what happened before the others' would lie in its future.
+    """
     columns: dict[str, Column] = {}
+    lists = Window.partitionBy(*LIST)
     if settings.types:
-        total = F.sum(EVENTS).over(whole)
-        columns["hist_list_events"] = total
-        columns["hist_list_share"] = F.when(total > 0, F.col(EVENTS) / total).otherwise(F.lit(0.0))
+        total = F.sum(EVENTS).over(at_once or lists.orderBy("event_ts"))  # rows of one time together
+        columns[LIST_EVENTS] = total
+        columns[LIST_SHARE] = F.when(total > 0, F.col(EVENTS) / total).otherwise(F.lit(0.0))
     if settings.session:
         is_last = F.coalesce(F.col("item_id") == F.col(LAST), F.lit(False))
-        columns["hist_last_is_item"] = is_last.cast("int")
-        place = F.max(F.when(is_last, F.col("position"))).over(whole)
-        columns["hist_last_distance"] = F.col("position") - place
+        columns[LAST_IS_ITEM] = is_last.cast("int")
+        place = F.max(F.when(is_last, F.col("position"))).over(at_once or Window.partitionBy(*LIST, LAST))
+        columns[LAST_DISTANCE] = F.col("position") - place
     return columns

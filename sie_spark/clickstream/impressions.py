@@ -10,12 +10,13 @@ from pyspark.sql import functions as F
 from sie_spark.clickstream import timeline
 from sie_spark.clickstream.attribution import CLICK, click_delay, clicks, conversions, no_clicks
 from sie_spark.clickstream.days import refresh_daily_counts
-from sie_spark.clickstream.history import INTERNAL, list_history, wanted, with_history
+from sie_spark.clickstream.history import INTERNAL, list_history, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
     SESSION,
     list_relative,
     packed,
+    says_lists,
     session_or_list,
     sessionised,
     shown,
@@ -26,6 +27,7 @@ from sie_spark.clickstream.staging import FOLDER, overwrite
 from sie_spark.clickstream.stale import Reach
 from sie_spark.clickstream.tables import dates_in
 from sie_spark.platform.config import Dataset
+from sie_spark.platform.config.names import has_list_size, remembers
 from sie_spark.platform.context import Context
 
 # what attribution, history and list features look at or write
@@ -34,6 +36,7 @@ USED = (
     "list_id",
     "item_id",
     "event_ts",
+    "event_date",
     "seq",
     "position",
     "click",
@@ -73,7 +76,7 @@ def build(
     one_row = timeline.one_row(dataset)
     rows = shown(near.where(within), dataset, sorted({*carried, "event_type"}) if one_row else carried)
     rows = rows.withColumn(SESSION, session_or_list())
-    shared, remembers = timeline.fits(dataset), wanted(history)
+    shared, remembered = timeline.fits(dataset), remembers(dataset)
     clicked = rows
     if settings.click_event is not None and (history.rates or not shared):
         clicked = clicks(rows, near, settings.click_event)
@@ -89,16 +92,14 @@ def build(
         rows = timeline.labelled_with_history(rows, near, dataset, within if one_row else None)
     else:
         rows = _labelled(clicked, near, dataset)
-        given = "session_id" in dataset.columns or settings.session_gap_minutes is not None
-        sessions = dataset.kind == "events" or (dataset.kind == "impressions" and given)
-        remembers = remembers and sessions
-        if remembers:
+        if remembered:
             rows = with_history(rows, near, history)
     of_lists: dict[str, Column] = {}
-    if settings.list_relative or settings.items:
+    if has_list_size(dataset):
         rows, of_lists = list_relative(rows, settings.list_relative)
-    if remembers:
-        of_lists |= list_history(history, whole_list(settings.list_relative))
+    if remembered:
+        at_once = None if says_lists(dataset, events.columns) else whole_list(settings.list_relative)
+        of_lists |= list_history(history, at_once)
     if of_lists:
         rows = rows.withColumns(of_lists)
     rows = unpacked(rows.drop(*INTERNAL))

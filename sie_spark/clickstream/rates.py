@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.attribution import click_delay
+from sie_spark.platform.config.names import rated
 
 DAY = "event_date"
 ALL = ""  # the group of all rows, which gives the prior
@@ -75,13 +76,14 @@ def rate_table(counts: DataFrame, strength: float) -> DataFrame:
 def with_rates(rows: DataFrame, table: DataFrame, columns: Sequence[str]) -> DataFrame:
     """Add ``rate_<column>`` double and ``count_<column>`` bigint from :func:`rate_table`."""
     for column in columns:
+        rate, count = rated(column)
         known = table.where(F.col("which") == column).select(
             F.col("value").alias("_value"),
             F.col("day").alias("_day"),
-            F.col("rate").alias(f"rate_{column}"),
+            F.col("rate").alias(rate),
             F.col("count").alias("_count"),
         )
         on = (rows[column].cast("string") == known["_value"]) & (rows[DAY] == known["_day"])
         rows = rows.join(known, on, "left").drop("_value", "_day")
-        rows = rows.withColumn(f"count_{column}", F.coalesce("_count", F.lit(0))).drop("_count")
+        rows = rows.withColumn(count, F.coalesce("_count", F.lit(0))).drop("_count")
     return rows

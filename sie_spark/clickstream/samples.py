@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 
 from sie_spark.clickstream.days import Facts, event_facts, facts_by_date, label_counts, refresh_daily_counts
 from sie_spark.clickstream.impressions import build
-from sie_spark.clickstream.shown import context_of, select_events
+from sie_spark.clickstream.shown import select_events
 from sie_spark.clickstream.staging import FOLDER, clear, overwrite
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
 from sie_spark.clickstream.tables import (
@@ -26,6 +26,7 @@ from sie_spark.platform.catalog import metadata, retried
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
+from sie_spark.platform.config.names import context_of
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.result import StageResult, TableRef
@@ -139,8 +140,9 @@ def _warn_of_rates(ctx: Context, have: list[str]) -> None:
 
 
 def _taken(dataset: Dataset, columns: Sequence[str]) -> list[str]:
-    """The event columns that decide which columns impressions have, and what their labels and positions are."""
-    return [n for n in columns if n in (*context_of(dataset, columns), "click", "conversion", "position")]
+    """The event columns that decide which columns impressions have, and what their labels, places and lists are."""
+    used = (*context_of(dataset, columns), "click", "conversion", "position", "list_id")
+    return [name for name in columns if name in used]
 
 
 def settings_digest(dataset: Dataset, columns: Sequence[str]) -> str:
@@ -159,8 +161,8 @@ def _check_asked(ctx: Context, mapping: str, state: dict[str, Any]) -> None:
         return
     if (ctx.catalog.said("impressions", "mapping") or state.get("mapping", mapping)) != mapping:
         raise ConfigError(
-            f"the settings that impressions are made by ({', '.join(SETTINGS)}, or the columns they take over) changed"
-            " since table impressions was made: run.date_from and run.date_to would leave its other dates as they were",
+            f"the settings that impressions are made by ({', '.join(SETTINGS)}, or the columns they take over), or how"
+            " this version makes them, changed since table impressions was made: run.date_from and run.date_to would leave its other dates as they were",
             remedy="leave out the dates: all of them are made anew",
         )
 

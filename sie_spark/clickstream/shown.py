@@ -10,13 +10,15 @@ from pyspark.sql.types import ArrayType, MapType, NumericType, StringType, Struc
 
 from sie_spark.clickstream.failures import nearest, reason
 from sie_spark.platform.config import Dataset
+from sie_spark.platform.config.names import LIST_SIZE, SHOWN_BY, check_names, context_of, ranked
 from sie_spark.platform.errors import ConfigError
 
 ORDER = ("event_ts", "seq")
 SESSION = "_session"  # session_id, or the list where there is none
 INTERNAL = ("event_id", "event_date", "event_ts", "seq", "event_type", "user_id", "session_id", "item_id")
+# what tells lists apart: an id may begin anew in another session, or on another day
+LIST = (SESSION, "list_id", "event_date")
 PACKED = "_packed"
-LABELS = ("label", "click", "conversion", "conversion_delay_s")
 
 
 def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
@@ -39,24 +41,35 @@ def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
 
 def session_or_list() -> Column:
     """SESSION of a shown item: where no session is known its list stands alone, whole and without a history."""
-    alone = F.concat_ws(
-        "\u0000", F.lit(""), F.coalesce("list_id", "impression_id"), F.unix_micros("event_ts")
-    )
+    who = F.coalesce("user_id", F.lit(""))
+    alone = F.concat_ws("\u0000", F.lit(""), who, "list_id", F.col("event_date").cast("string"))
     return F.coalesce("session_id", alone)
+
+
+def says_lists(dataset: Dataset, columns: Sequence[str]) -> str | None:
+    """SQL for the id of the shown list, whose events may be many; None where each event is a list."""
+    return dataset.impressions.list_id or ("list_id" if "list_id" in columns else None)
+
+
+def earlier_id(impression_id: Column) -> Column:
+    """An impression's id as 0.5 made it, without its date."""
+    return F.regexp_replace(impression_id, r"-\d{4,}-\d\d-\d\d", "")
 
 
 def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     """One row a shown item.
 
-    Columns: impression_id, event_id, list_id, event_ts, event_date, seq, user_id, session_id, item_id
+    Columns: impression_id (an event's key may come again on another day, its impressions' ids do not), event_id,
+    list_id (the event's where nothing says it), event_ts, event_date, seq, user_id, session_id, item_id
     strings; position int (1-based, null where unknown); the context and parallel columns; click and
     conversion int or null; sampling_rate; ``carried`` event columns that attribution matches on.
 
     Raises
     ------
     ConfigError
-        for an expression that does not fit the events.
+        for an expression that does not fit the events, and a column of theirs whose name is taken.
     """
+    check_names(dataset, events.columns)
     settings = dataset.impressions
     lists = select_events(events, settings.event, "impressions.event")
     context = context_of(dataset, events.columns)
@@ -65,16 +78,20 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
             raise ConfigError(f"impressions: no event column '{name}'", remedy=nearest(name, events.columns))
     if settings.items:
         _check_items(events, settings.items)
-    frame = lists.withColumn("_list_id", F.expr(settings.list_id) if settings.list_id else F.col("event_id"))
+    said = says_lists(dataset, events.columns)
+    list_id = F.col("event_id")
+    if said:  # an event that names none is a list of its own
+        list_id = F.coalesce(F.nullif(_value(lists, said, "list_id").cast("string"), F.lit("")), list_id)
+    dated = F.concat_ws("-", "event_id", F.col("event_date").cast("string"))
+    frame = lists.withColumns({"_list_id": list_id, "_impression_id": dated})
     if settings.items:
         frame = _exploded(frame, settings.items, settings.parallel)
     else:
         position = settings.position or ("position" if "position" in events.columns else "NULL")
         frame = frame.select(
             "*",
-            F.col("event_id").alias("_impression_id"),
-            F.expr(position).cast("int").alias("_position"),
-            F.col("item_id").alias("event_item_id"),
+            _value(frame, position, "position").cast("int").alias("_position"),
+            F.col("item_id").alias(SHOWN_BY),
         )
     names = [name for name in settings.parallel if name != "position"] if settings.items else []
     labels = {
@@ -86,7 +103,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     rows = frame.select(
         F.col("_impression_id").alias("impression_id"),
         "event_id",
-        F.col("_list_id").cast("string").alias("list_id"),
+        F.col("_list_id").alias("list_id"),
         *[F.col(name) for name in ("event_ts", "event_date", "seq", "user_id", "session_id", "item_id")],
         F.col("_position").alias("position"),
         *[F.col(name) for name in (*context, *names)],
@@ -125,14 +142,6 @@ def _check_used(rows: DataFrame, events: DataFrame, dataset: Dataset) -> None:
             )
 
 
-def context_of(dataset: Dataset, columns: Sequence[str]) -> list[str]:
-    """The event columns that are carried to impressions: those asked for; without lists all that have no other use."""
-    if dataset.kind == "events" or dataset.impressions.context:
-        return list(dataset.impressions.context)
-    own = (*INTERNAL, *LABELS, "sampling_rate", "extra", "position", "list_id")
-    return [name for name in columns if name not in own]
-
-
 def select_events(events: DataFrame, sql: str, setting: str) -> DataFrame:
     """Events for which a predicate of the YAML holds."""
     from pyspark.errors import PySparkException
@@ -154,7 +163,7 @@ def whole_list(names: Sequence[str]) -> WindowSpec:
     Sorted by its numbers, the last one first: one pass gives the sums and the last one's ranks, and no sum
     depends on the order in which a shuffle brought the rows.
     """
-    lists = Window.partitionBy(SESSION, "list_id", "event_ts")
+    lists = Window.partitionBy(*LIST)
     if not names:
         return lists
     rows = (Window.unboundedPreceding, Window.unboundedFollowing)
@@ -169,16 +178,17 @@ def list_relative(frame: DataFrame, names: Sequence[str]) -> tuple[DataFrame, di
     A missing number has neither and takes no part in the others' ranks. The columns are given back, to be
     added together with whatever else :func:`whole_list` gives; the frame has the numbers they are sorted by.
     """
-    lists, whole = Window.partitionBy(SESSION, "list_id", "event_ts"), whole_list(names)
+    lists, whole = Window.partitionBy(*LIST), whole_list(names)
     numbers = {_sorted(name): F.col(name).cast("double") for name in names}
     known = {name: F.when(~F.isnan(value), value) for name, value in numbers.items()}
-    columns: dict[str, Column] = {"list_size": F.count("*").over(whole).cast("int")}
+    columns: dict[str, Column] = {LIST_SIZE: F.count("*").over(whole).cast("int")}
     for name in names:
         value = F.col(_sorted(name))
         rank = F.rank().over(lists.orderBy(value.asc_nulls_last()))
         mean = F.avg(value).over(whole)
-        columns[f"{name}_rank"] = F.when(value.isNotNull(), rank).cast("int")
-        columns[f"{name}_ratio"] = F.when(value.isNotNull() & (mean != 0), value / mean)
+        rank_of, ratio_of = ranked(name)
+        columns[rank_of] = F.when(value.isNotNull(), rank).cast("int")
+        columns[ratio_of] = F.when(value.isNotNull() & (mean != 0), value / mean)
     return frame.select("*", *[value.alias(name) for name, value in known.items()]), columns
 
 
@@ -213,14 +223,15 @@ def _exploded(frame: DataFrame, items: str, parallel: dict[str, str]) -> DataFra
     kept = [F.col(name) for name in frame.columns if name not in parallel]
     rows = frame.select(*kept, F.posexplode(zipped).alias("_at", "_shown"))
     place = F.col(f"_shown.{parallel['position']}") if "position" in parallel else F.col("_at") + 1
-    others = [name for name in frame.columns if name not in (*parallel, "item_id", "position")]
+    own = ("item_id", "position", "_impression_id")
+    others = [name for name in frame.columns if name not in (*parallel, *own)]
     return rows.select(
         *[F.col(name) for name in others],
-        F.col("item_id").alias("event_item_id"),
+        F.col("item_id").alias(SHOWN_BY),
         F.col(f"_shown.{items}").cast("string").alias("item_id"),
         *[F.col(f"_shown.{source}").alias(name) for name, source in parallel.items() if name != "position"],
         place.cast("int").alias("_position"),
-        F.concat_ws("-", "event_id", F.col("_at") + 1).alias("_impression_id"),
+        F.concat_ws("-", "_impression_id", F.col("_at") + 1).alias("_impression_id"),
     ).where("item_id IS NOT NULL")
 
 
@@ -250,6 +261,20 @@ def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
     value = F.lower(F.expr(sql).cast("string"))
     yes = (value == "true") | (value.try_cast("double") == 1)
     return F.when(yes, 1).otherwise(0).cast("int")
+
+
+def _value(frame: DataFrame, sql: str, setting: str) -> Column:
+    """SQL of a setting below impressions, if it is valid over the events."""
+    from pyspark.errors import PySparkException
+
+    try:
+        frame.select(F.expr(sql)).schema  # noqa: B018 - Connect analyses when asked
+    except PySparkException as error:
+        raise ConfigError(
+            f"dataset.impressions.{setting}: '{sql}' is not valid: {reason(error)}",
+            remedy=f"correct the SQL; columns of events: {', '.join(n for n in frame.columns if n[0] != '_')}",
+        ) from None
+    return F.expr(sql)
 
 
 def sequence(column: str = "seq") -> Column:

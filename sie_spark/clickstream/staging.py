@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FOLDER = "_staging"
 LANDING = "landing-"  # rows of an incremental source that are not published yet
 ROW, BAD = "_row", "_bad"  # a number a row, whether it is rejected
-NONE = -1  # no row's number
+FIRST, NONE = "_first", -1  # the number of a key's first row; no row's number
 DRIFTED = r"(?m)^(new_column|missing_column|type_change):"
 KEYS = (BAD, "_h1", "_h2")  # beside it two hashes of the event's id
 DAY = "event_date"
@@ -199,10 +199,10 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     rows = _with_keys(staged(ctx, fingerprint)).observe(days, *texts)
     if ctx.config.dataset.dedup_days:  # one shuffle serves the dates of a key and the key
         rows = rows.repartition(*[F.col(name) for name in KEYS])
-    grouped = rows.groupBy(*KEYS, DAY).agg(F.count("*").alias("n"), F.min(ROW).alias("first"))
+    grouped = rows.groupBy(*KEYS, DAY).agg(F.count("*").alias("n"), F.min(ROW).alias(FIRST))
     grouped = _not_held(ctx, fingerprint, grouped.observe(total, *rows_of))
     grouped = grouped.withColumn("stays", _stays(ctx.config.dataset.dedup_days)).observe(keyed, *keys_of)
-    chosen = F.when(F.col("stays"), F.col("first")).otherwise(NONE).alias("first")
+    chosen = F.when(F.col("stays"), F.col(FIRST)).otherwise(NONE).alias(FIRST)
     overwrite(grouped.where("n > 1 OR NOT stays").select(*KEYS, DAY, chosen), path)
     days_said = days.get
     found = {name: int(value or 0) for name, value in {**total.get, **keyed.get}.items()}
@@ -212,8 +212,8 @@ def distinct_rows(ctx: Context, fingerprint: str, counts: Counts) -> Batch:
     rows = staged(ctx, fingerprint)
     if found["accepted_keys"] + found["rejected_keys"] < counts.read:
         rows = _with_keys(rows).join(ctx.spark.read.format("delta").load(path), [*KEYS, DAY], "left")
-        rows = rows.where(F.col("first").isNull() | (F.col("first") == F.col(ROW)))
-        rows = rows.drop("first", *KEYS[1:])
+        rows = rows.where(F.col(FIRST).isNull() | (F.col(FIRST) == F.col(ROW)))
+        rows = rows.drop(FIRST, *KEYS[1:])
     dates = {name: sorted(filter(None, (days_said[name] or "").split(","))) for name in fates}
     return Batch(
         rows.where(~F.col(BAD)).drop(BAD),

@@ -32,10 +32,10 @@ from sie_spark.clickstream.history import (
     action_columns,
     remembered,
     shown_rows,
-    wanted,
 )
 from sie_spark.clickstream.shown import SESSION, select_events
 from sie_spark.platform.config import Attribution, Dataset, History
+from sie_spark.platform.config.names import remembers
 
 CLICK, BUY = "_is_click", "_is_buy"
 SHOWN_TYPE = "_m_event_type"  # as ``shown`` carries it
@@ -50,7 +50,7 @@ def fits(dataset: Dataset) -> bool:
         dataset.kind == "events"
         and bool(found)
         and all("session_id" in attribution.match for attribution in found)
-        and wanted(dataset.history)
+        and remembers(dataset)
     )
 
 
@@ -132,7 +132,8 @@ def _actions(
 
 
 def _counted(history: History, kind: Column) -> Column:
-    return F.coalesce(kind.isin(history.types), F.lit(False)).cast("int") if history.types else F.lit(1)
+    types = list(history.counted.values())
+    return F.coalesce(kind.isin(types), F.lit(False)).cast("int") if types else F.lit(1)
 
 
 def _key(name: str) -> str:

@@ -162,11 +162,15 @@ def count_bins(binned: DataFrame, edges: Mapping[str, Edges]) -> dict[str, ArmCo
 
 
 def slices(binned: DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """AUC, calibration, rows and clicks by arm and slice (day, position, columns ``slice_*``)."""
+    """AUC, calibration, rows and clicks by arm and slice (day, position, columns ``slice_*``).
+
+    A row that has no position is in none of the slices by position.
+    """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    position = F.least(F.col("position"), F.lit(POSITIONS + 1))
+    # least() passes over nulls: a row without a position would be far down the list
+    position = F.when(F.col("position") >= 0, F.least("position", F.lit(POSITIONS + 1)))
     kinds = [
         _slice("day", F.col("event_date").cast("string")),
         _slice("position", F.lpad(position.cast("string"), 2, "0")),

@@ -24,7 +24,7 @@ from sie_spark.platform.result import Rows, StageResult
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-STAGE = "encode"
+STAGE, PART = "encode", "__split"
 SETTINGS = (
     *("dataset.features", "dataset.split", "dataset.label", "dataset.maturity_hours"),
     *("dataset.impressions.click_event", "dataset.impressions.conversion_event"),
@@ -185,7 +185,7 @@ class Labels:
 
 def count_labels(rows: DataFrame) -> dict[str, Labels]:
     """Rows of each date by part and label state (three small columns, one job)."""
-    counted = rows.groupBy("event_date", "split", "__state").count().collect()  # at most fifteen rows a date
+    counted = rows.groupBy("event_date", PART, "__state").count().collect()  # at most fifteen rows a date
     found: dict[str, dict[tuple[str, str], int]] = {}
     for day, part, state, count in counted:
         found.setdefault(str(day), {})[part, state] = int(count)
@@ -210,7 +210,7 @@ def _whole_table(
 
 
 def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
-    """Impressions with ``split``, the label's state, and whether the row stays."""
+    """Impressions with their part, the label's state, and whether the row stays."""
     from pyspark.sql import functions as F
 
     label = F.col("label").cast("double")
@@ -220,7 +220,7 @@ def _labelled(impressions: DataFrame, cut: Cut, ctx: Context) -> DataFrame:
     if ctx.config.dataset.label_hours > 0:
         immature = cut.is_immature(ctx.config.dataset, impressions.columns)
         state = F.when(immature, "immature").otherwise(state)
-    rows = impressions.withColumns({"split": cut.part(), "__state": state})
+    rows = impressions.withColumns({PART: cut.part(), "__state": state})
     return rows.withColumn("__keep", F.col("__state").isin("zero", "one"))
 
 
@@ -230,7 +230,7 @@ def _fit(
     """The encoder, and what selection and factorisation say."""
     dataset = ctx.config.dataset
     features = resolve(dataset.features, rows, strength=dataset.history.rate_strength)
-    training = Training(rows.filter((rows["split"] == "train") & rows["__keep"]), labels.train, ctx.root)
+    training = Training(rows.filter((rows[PART] == "train") & rows["__keep"]), labels.train, ctx.root)
     positives = labels.of("train", "one")
     fitted = {"settings": settings, "split": cut.as_dict(), "rows": labels.train, "positives": positives}
     encoder, details = fit(training, features, fitted), dict[str, Any]()
@@ -254,7 +254,7 @@ def _kept(columns: Sequence[str]) -> list[Column]:
     group = F.coalesce("group_key", "impression_id") if "group_key" in columns else F.col("impression_id")
     return [
         F.xxhash64("impression_id").alias("sample_id"),
-        F.col("split"),
+        F.col(PART).alias("split"),
         F.col("event_date"),
         F.col("event_ts"),
         F.xxhash64(group).alias("group_id"),

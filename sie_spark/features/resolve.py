@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # known only after the item was shown, or by the split: a model that reads one knows the answer
 LATER = (
     *("label", "click", "conversion", "click_delay_s", "conversion_delay_s", "label_mature", "_click_ts"),
-    *("sampling_rate", "split", "__state", "__keep"),
+    *("sampling_rate", "__split", "__state", "__keep"),
 )
 NUMBERS = {"tinyint", "smallint", "int", "bigint", "float", "double", "boolean"}
 CATEGORIES = NUMBERS | {"string", "date"}

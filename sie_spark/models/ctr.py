@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sie_spark.models.inputs import InputLayer
+from sie_spark.models.inputs import InputLayer, slot
 from sie_spark.models.layers import FM, CrossV2, MultiHeadAttention
 from sie_spark.models.registry import MODELS
 from sie_spark.platform.config import Model
@@ -141,7 +141,7 @@ class HistoryAttention(nn.Module):
         self.input = InputLayer(inputs, settings.embedding_dim, pool_sequences=False)
         self.targets = {name: list(inputs.categories).index(inputs.shares[name]) for name in shared}
         self.attention = nn.ModuleDict(
-            {name: MultiHeadAttention(settings.embedding_dim, heads) for name in shared}
+            {slot(name): MultiHeadAttention(settings.embedding_dim, heads) for name in shared}
         )
         width = self.input.width + len(shared) * settings.embedding_dim
         self.deep, deep_width = mlp(width, settings.hidden, settings.dropout)
@@ -154,5 +154,5 @@ class HistoryAttention(nn.Module):
         for name in self.sequences:
             vectors, mask = self.input.lookup(name, extras[name])
             target = fields[:, self.targets[name] : self.targets[name] + 1]
-            parts.append(self.attention[name](target, vectors, mask=mask).squeeze(1))
+            parts.append(self.attention[slot(name)](target, vectors, mask=mask).squeeze(1))
         return self.output(self.deep(torch.cat(parts, dim=1))).squeeze(1)

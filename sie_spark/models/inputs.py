@@ -36,8 +36,9 @@ class InputLayer(nn.Module):
         pooled = dict(spec.bags) | (spec.sequences if pool_sequences else {})
         own = {name: ids for name, (ids, _) in pooled.items() if name not in spec.shares}
         self.bags = nn.ModuleDict(
-            {name: nn.EmbeddingBag(ids, dim, mode="mean", padding_idx=0) for name, ids in own.items()}
+            {slot(name): nn.EmbeddingBag(ids, dim, mode="mean", padding_idx=0) for name, ids in own.items()}
         )
+        self.pooled = list(own)
         self.shared = [name for name in pooled if name in spec.shares]
         starts, total = {}, 0
         for name, size in spec.categories.items():
@@ -90,8 +91,8 @@ class InputLayer(nn.Module):
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Field vectors [N, F', d] and numbers [N, D']."""
         parts = [self.embedding(cat)] if self.embedding is not None else []
-        for name, bag in self.bags.items():
-            parts.append(bag(extras[name]).unsqueeze(1))
+        for name in self.pooled:
+            parts.append(self.bags[slot(name)](extras[name]).unsqueeze(1))
         for name in self.shared:
             vectors, mask = self.lookup(name, extras[name])
             share = mask.to(vectors.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -103,6 +104,11 @@ class InputLayer(nn.Module):
     def flat(self, fields: Tensor, numbers: Tensor) -> Tensor:
         """Both as one vector [N, width]."""
         return torch.cat([fields.flatten(1), numbers], dim=1)
+
+
+def slot(name: str) -> str:
+    """A feature's name as a key of a ModuleDict, which has names like 'items' and 'type' for itself."""
+    return f"{name}-" if hasattr(nn.ModuleDict(), name) else name  # no feature's name holds a hyphen
 
 
 def start_embeddings(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:

@@ -200,7 +200,7 @@ def _slices(entries: list[dict[str, Any]], arms: list[str]) -> list[dict[str, An
         row[entry["arm"]] = words.about(entry["auc"], entry.get("auc_error_bound"))
     rows = []
     for (kind, value), row in list(cells.items())[:SLICES]:
-        text = value.lstrip("0") if kind == "position" else value
+        text = str(int(value)) if kind == "position" else value
         if kind not in ("position", "day"):
             text = value.partition(" ")[2]  # the leading digit only orders
         if kind == "position" and text == "21":

@@ -72,7 +72,9 @@ def _histogram(frame: DataFrame, column: str) -> list[dict[str, Any]]:
 def _positions(scores: DataFrame, kept: DataFrame, column: str) -> list[dict[str, Any]]:
     from pyspark.sql import functions as F
 
-    place: Column = F.least(F.col("position"), F.lit(POSITIONS + 1)).alias("position")
+    # least() passes over nulls: a row without a position would be far down the list
+    known = F.when(F.col("position") >= 0, F.least("position", F.lit(POSITIONS + 1)))
+    place: Column = known.alias("position")
     everything = scores.groupBy(place).agg(
         F.count("*").alias("rows"), F.sum("label").alias("clicks"), F.sum(column).alias("score")
     )

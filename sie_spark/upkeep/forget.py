@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
+from sie_spark.clickstream.shown import earlier_id
 from sie_spark.clickstream.staging import FOLDER, clear_all
 from sie_spark.clickstream.tables import commit_metadata, dates_in, vacuum_now
 from sie_spark.features.erase import erase_value
@@ -48,7 +49,7 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
     mark = hashlib.sha256(name.encode()).hexdigest()
     ctx.catalog.require("events")
     tables = [table for table in TABLES if ctx.catalog.exists(table)]
-    person = ctx.spark.createDataFrame([(name, user)], "user_id string, raw string")
+    person = ctx.spark.createDataFrame([(name, user)], "user_id string, _raw string")
     clear_all(ctx.root)  # batches in the making: the next ingest makes them again
     _delete_landed(ctx, person)
     samples = _sample_ids(ctx, tables, person)
@@ -109,7 +110,9 @@ def _sample_ids(ctx: Context, tables: list[str], person: DataFrame) -> DataFrame
     """The ids of the user's samples, from the impressions as they stand now."""
     if "impressions" not in tables:
         return None
-    return _theirs(ctx, person).select(F.xxhash64("impression_id").alias("sample_id")).distinct()
+    name = F.col("impression_id")
+    ids = F.array(F.xxhash64(name), F.xxhash64(earlier_id(name)))  # of samples that are not made anew yet
+    return _theirs(ctx, person).select(F.explode(ids).alias("sample_id")).distinct()
 
 
 def _theirs(ctx: Context, person: DataFrame) -> DataFrame:
@@ -148,7 +151,7 @@ def _in_record(name: Column) -> Column:
     :func:`_left_in_doubt`.
     """
     hashed = F.coalesce(F.contains(F.col("record"), name), F.lit(False))
-    word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
+    word = F.concat(F.lit(r"(?<!\w)\Q"), F.col("_raw"), F.lit(r"\E(?!\w)"))  # 'u1' is not in 'u12'
     verbatim = F.col("unparsed")
     encoded = F.expr("cast(try_to_binary(substring(unparsed, 8), 'base64') as string)")
     verbatim = F.when(verbatim.startswith("base64:"), encoded).otherwise(verbatim)
@@ -167,8 +170,8 @@ def _left_in_doubt(ctx: Context, person: DataFrame) -> dict[str, Any]:
     if not ctx.catalog.exists("quarantine"):
         return {}
     values = "map_values(from_json(record, 'map<string,string>'))"
-    rows = ctx.catalog.read("quarantine").crossJoin(F.broadcast(person.select("raw")))
-    found = rows.where(F.array_contains(F.expr(values), F.col("raw"))).count()
+    rows = ctx.catalog.read("quarantine").crossJoin(F.broadcast(person.select("_raw")))
+    found = rows.where(F.array_contains(F.expr(values), F.col("_raw"))).count()
     rest = f"FROM {ctx.catalog.sql_name('quarantine')} WHERE array_contains({values}, 'THE IDENTIFIER')"
     return {"records": found, "see": f"SELECT * {rest}", "remove": f"DELETE {rest}"} if found else {}
 
@@ -187,8 +190,9 @@ def _delete_landed(ctx: Context, person: DataFrame) -> None:
         theirs = _in_record(F.col("_person"))
         if "user_id" in rows.columns:
             theirs = theirs | F.coalesce(F.col("user_id") == F.col("_person"), F.lit(False))
-        keys = rows.crossJoin(people).where(theirs).select("event_id").distinct()
-        _merge(ctx, f"delta.`{path}`", "t.event_id = s.event_id", keys, metadata(job=JOB, fingerprint=""))
+        keys = rows.crossJoin(people).where(theirs).select("event_id", "event_date").distinct()
+        same = "t.event_id = s.event_id AND t.event_date = s.event_date"  # an id may begin anew each day
+        _merge(ctx, f"delta.`{path}`", same, keys, metadata(job=JOB, fingerprint=""))
         vacuum_now(ctx.catalog, f"delta.`{path}`")
 
 

@@ -328,7 +328,10 @@ def test_items_are_an_array_of_ids_and_may_name_their_positions(spark) -> None:
         )
 
     plain = lists(items="ids").select("item_id", "position", "impression_id").collect()
-    assert sorted(map(tuple, plain)) == [("7", 1, "e-1"), ("8", 2, "e-2")]
+    assert sorted(map(tuple, plain)) == [
+        ("7", 1, "e-2024-03-01-1"),
+        ("8", 2, "e-2024-03-01-2"),
+    ]
     placed = lists(items="ids", parallel={"position": "places"}).select("item_id", "position").collect()
     assert sorted(map(tuple, placed)) == [("7", 3), ("8", 1)]
     for column in ("structs", "text"):

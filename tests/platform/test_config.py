@@ -76,7 +76,7 @@ def test_columns_are_whole_in_a_file_and_key_by_key_on_the_command_line(file: Pa
 
 def test_text_settings_take_what_yaml_reads_as_something_else(file: Path) -> None:
     file.write_text(
-        MINIMAL.replace("y}}", "007, 12: yes}, impressions: {click: true}}")
+        MINIMAL.replace("y}}", "007, no: yes}, impressions: {click: true}}")
         + "run: {date_from: 2024-03-01, date_to: 2024-03-02}\n"
     )
     config = load_config(
@@ -89,7 +89,7 @@ def test_text_settings_take_what_yaml_reads_as_something_else(file: Path) -> Non
         ],
     )
     assert (config.run.date_from, config.run.date_to, config.run.force) == ("2024-03-01", "2024-03-02", True)
-    assert config.dataset.columns == {"label": "007", "12": "yes"}
+    assert config.dataset.columns == {"label": "007", "no": "yes"}
     assert config.dataset.impressions.click == "true" and config.session.memory == "4"
     assert config.dataset.source.options == {"header": "true", "sep": "1"}
     assert config.dataset.rules[0].values == ["no", "1.50"]

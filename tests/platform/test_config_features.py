@@ -24,8 +24,11 @@ def one(kind: str, column: str = "a", **more: Any) -> dict[str, Any]:
         ([one("vector")], "'a': a vector needs its size"),
         ([one("number"), one("category")], "'a': this name is used twice"),
         ([one("number", "Price"), one("category", "price")], "'price': 'Price' has this name"),
-        ([one("bag", name="Label")], "'Label': this name cannot be a column"),
-        ([one("bag", name="CAT")], "'CAT': this name cannot be a column"),
+        ([one("bag", name="Label")], "'Label': a bag becomes a column of samples, and this name is taken"),
+        ([one("text", name="CAT")], "'CAT': a text becomes a column of samples"),
+        ([one("vector", name="Score_x", size=2)], "'Score_x': a vector becomes a column of samples"),
+        ([one("bag", name="slice_item_id")], "'slice_item_id': a bag becomes"),
+        ([one("bag", name="self")], "'self': a bag becomes"),
         ([one("number", "a b")], "'a b': this name cannot be a column"),
         ([one("number"), one("number", "A_missing")], "'a': its missing_indicator.*'A_missing'"),
         ([one("vector", size=2), one("number", "a_missing")], "'a': its missing_indicator.*'a_missing'"),
@@ -71,6 +74,9 @@ def test_features_that_other_settings_name_must_be_there() -> None:
 def test_what_goes_together_loads_and_a_logged_configuration_loads_again() -> None:
     config = load(
         one("number", "label"),
+        one("category", "split"),
+        one("number", "score_x"),
+        one("bag", "items"),
         one("number", "b"),
         one("category", "b_missing", hash_size=9),
         one("number", "c", missing_indicator=False),

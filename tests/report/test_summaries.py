@@ -13,6 +13,8 @@ from sie_spark.report import report
 from sie_spark.report.summaries import edges, importance
 
 pytestmark = pytest.mark.spark
+SCORES = "sample_id bigint, label double, position int, score_grad_norm double, event_date string"
+SCHEMA = {"scores": SCORES, "training_set": f"{SCORES}, arm string, pi double"}
 
 
 def test_importance_and_the_stage(make_context: Any) -> None:
@@ -30,10 +32,13 @@ def test_importance_and_the_stage(make_context: Any) -> None:
         }
     )
     rows.loc[0, "score_grad_norm"] = 0.0
+    rows.position = rows.position.astype("Int32").mask(rng.random(500) < 0.3)  # where a list is not known
     kept = rows[rows.score_grad_norm > 0.2].assign(arm="weighted", pi=1.0)
-    spark = ctx.spark
-    ctx.catalog.replace(spark.createDataFrame(rows), "scores", fingerprint="a", job="test")
-    ctx.catalog.replace(spark.createDataFrame(kept), "training_set", fingerprint="a", job="test")
+    for frame, table in ((rows, "scores"), (kept, "training_set")):
+        given = ctx.spark.createDataFrame(
+            frame.astype({"position": object}).where(frame.notna(), None), SCHEMA[table]
+        )
+        ctx.catalog.replace(given, table, fingerprint="a", job="test")
     found = importance(ctx)
     assert sum(row["rows"] for row in found["histogram"]) == 500
     for row in found["histogram"][2:]:
@@ -44,7 +49,9 @@ def test_importance_and_the_stage(make_context: Any) -> None:
     places = {row["position"]: row for row in found["positions"]}
     assert max(places) == 21
     assert places[21]["rows"] == (rows.position > 20).sum()
-    share = rows[rows.position == 3].score_grad_norm.sum() / rows.score_grad_norm.sum()
+    assert sum(row["rows"] for row in places.values()) == rows.position.notna().sum() < 400
+    known = rows[rows.position.notna()]
+    share = known[known.position == 3].score_grad_norm.sum() / known.score_grad_norm.sum()
     assert places[3]["share"] == pytest.approx(share) and places[3]["kept"] == (kept.position == 3).sum()
     assert importance(ctx) == found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sie_spark.platform.errors import ConfigError
+
+CHOICE = re.compile(r"(list|dict|function-\w+)\[")  # which of several kinds pydantic tried
 
 
 class Settings(BaseModel):
@@ -37,7 +40,7 @@ def validate(cls: type[S], data: dict[str, Any], *, where: str) -> S:
     except ValidationError as error:
         lines, remedies = [], []
         for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
+            key = ".".join(str(part) for part in problem["loc"] if not CHOICE.match(str(part)))
             if problem["type"] == "extra_forbidden":
                 lines.append(f"unknown setting '{key}'")
                 remedies.append(_where_instead(cls, problem["loc"]))

@@ -12,13 +12,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sie_spark.platform.config.base import Settings
 from sie_spark.platform.config.features import Feature, Selection, StartVectors, check_features
+from sie_spark.platform.config.names import check_names, counted
 from sie_spark.platform.errors import ConfigError
 
 CENTURY = 36_525  # days: no log is longer, and dates are reckoned with this far around it
+Once = Annotated[list[str], AfterValidator(lambda names: list(dict.fromkeys(names)))]  # twice says no more
 Hours = Annotated[float, Field(ge=0, le=24 * CENTURY, allow_inf_nan=False)]
 
 
@@ -123,17 +125,21 @@ class Impressions(Settings):
         None, description="array column of shown items; null: one item an event (item_id)"
     )
     parallel: dict[str, str] = Field({}, description="impression column: array column parallel to the items")
-    list_id: str | None = Field(None, description="SQL for the id of the shown list; default: the event id")
+    list_id: str | None = Field(
+        None,
+        description="SQL for the id of the shown list, all of whose events in one session and day are one list; default:"
+        " column list_id, and without one each event is a list",
+    )
     position: str | None = Field(
         None,
         description="SQL for the 1-based position where there is no array; with one: its place, or parallel.position",
     )
-    list_relative: list[str] = Field(
+    list_relative: Once = Field(
         [],
         description="numbers compared within the list: adds list_size, <column>_rank (1 = least) and <column>_ratio"
         " (to the list's mean)",
     )
-    context: list[str] = Field([], description="event columns carried to every impression of the list")
+    context: Once = Field([], description="event columns carried to every impression of the list")
     click: str | None = Field(
         None, description="SQL over event and item_id when the same event tells the click"
     )
@@ -166,17 +172,17 @@ class Impressions(Settings):
 class History(Settings):
     """What happened strictly before the impression, by (event_ts, seq), ties excluded."""
 
-    types: list[str] = Field(
+    types: Once | dict[str, str] = Field(
         [],
         description="event types counted per (session, item); empty: none. Adds hist_events, hist_<type>,"
-        " hist_seconds_since, hist_list_events, hist_list_share",
+        " hist_seconds_since, hist_list_events, hist_list_share; as a map, name: event type, adds hist_<name>",
     )
     session: bool = Field(
         True,
         description="of the session so far: adds hist_session_events, hist_last_is_item, hist_last_distance (places"
         " in the list)",
     )
-    rates: list[str] = Field(
+    rates: Once = Field(
         [],
         description="columns of impressions: adds rate_<column>, the smoothed click rate as of the day before, and"
         " count_<column>, of how many impressions",
@@ -188,6 +194,11 @@ class History(Settings):
     session_days: int = Field(
         2, ge=1, le=CENTURY, description="no session lasts longer: how far back a rebuilt date reads"
     )
+
+    @property
+    def counted(self) -> dict[str, str]:
+        """Column: the event type counted in it."""
+        return counted(self.types)
 
 
 class Split(Settings):
@@ -323,6 +334,11 @@ class Dataset(Settings):
                     f"dataset.selection.keep: there is no feature '{name}'",
                     remedy=f"name one of dataset.features: {', '.join(near) or 'there are none'}",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_name_is_one_column(self) -> Dataset:
+        check_names(self)
         return self
 
     def options(self) -> dict[str, Any]:

@@ -8,14 +8,9 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from sie_spark.platform.config.base import Settings
+from sie_spark.platform.config.names import SAMPLE, SAMPLE_PREFIXES
 from sie_spark.platform.errors import ConfigError
 
-# columns of samples and of what is made of them, which no feature may replace
-RESERVED = {
-    *("sample_id", "split", "event_date", "event_ts", "group_id", "position", "label", "sampling_rate"),
-    *("cat", "dense", "p", "pi", "offset", "weight", "arm", "seed", "policy", "policy_version"),
-    *("impression_id", "__at", "__label"),
-}
 _IDS = {"min_count", "hash_size", "max_vocabulary"}
 # what a kind reads beside column, name, kind and expression
 READ_BY = {
@@ -71,9 +66,17 @@ class Feature(Settings):
     @model_validator(mode="after")
     def _agrees_with_its_kind(self) -> Feature:
         name = self.input_name
-        becomes_column = self.kind not in ("category", "number")
-        if (becomes_column and name.casefold() in RESERVED) or not name.isidentifier():
+        if not name.isidentifier():
             raise feature_error(name, "this name cannot be a column of samples", "give it another 'name'")
+        folded = name.casefold()
+        if self.kind not in ("category", "number") and (
+            folded in SAMPLE or folded.startswith(SAMPLE_PREFIXES)
+        ):
+            raise feature_error(
+                name,
+                f"a {self.kind} becomes a column of samples, and this name is taken there",
+                f"give it another 'name', e.g. own_{folded.lstrip('_')}",
+            )
         for setting in sorted(self._given() - READ_BY[self.kind]):
             if kinds := [kind for kind, read in READ_BY.items() if setting in read]:
                 said = f"a {self.kind} has no {setting}; it is for {', '.join(kinds)}"

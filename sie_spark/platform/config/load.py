@@ -32,7 +32,7 @@ from sie_spark.platform.config.stages import (
 from sie_spark.platform.errors import ConfigError
 
 # a file that maps columns maps all of them: no column of another data set may shine through
-WHOLE = frozenset({"columns", "parallel"})
+WHOLE = frozenset({"columns", "parallel", "types"})
 
 
 class Config(Settings):
