@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_map
 import sie_spark.gradients.rules  # noqa: F401
 from sie_spark.gradients.algebra import Squares, squared_norm
 from sie_spark.gradients.capture import Recorded, evaluating, prove_coverage, record
-from sie_spark.gradients.errors import GradientError, UnsupportedLayer, UnsupportedLoss, UnsupportedParameter
+from sie_spark.gradients.errors import GradientError, UnsupportedLayer, UnsupportedParameter
 from sie_spark.gradients.fallback import LIMIT, jacobian
 from sie_spark.gradients.forms import Dense, Form
 from sie_spark.gradients.independence import Look, Seen, check_loss, check_samples
+from sie_spark.gradients.losses import check_shape, head_gradients, joined_output
 from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace, by_key, merge
 from sie_spark.gradients.registry import Call, find_rule, refusal
 
@@ -120,14 +121,14 @@ class Engine:
             self._probe(parts[0])
             blocks = [record(self.layers, partial(self.model, **part)) for part in parts]
             # The loss sees the whole batch, cut off from the graphs of the blocks.
-            output = _joined([block_output for block_output, _ in blocks]).requires_grad_()
+            output = joined_output([block_output for block_output, _ in blocks]).requires_grad_()
             losses = loss(output.clone())
-            _check_loss(losses, output)
+            check_shape(losses, output)
             prove_coverage(losses, [], self._names)
             trace = Trace(self.shapes, self._order(blocks[0][1]))
             needed = frozenset[str]().union(*(quantity.needs(trace) for quantity in asked.values()))
             raw = {k: jacobian(self.model, k, inputs, loss) for k in self.materialise if k in needed}
-            heads = _head_gradients(losses, output)
+            heads = head_gradients(losses, output)
             check_loss(losses, output, heads)
         measured: list[list[Measured]] = []
         start = 0
@@ -205,7 +206,7 @@ class Engine:
     def _look(self, inputs: Inputs, factor: Tensor | None) -> Seen:
         """Outputs, and the gradient norms of a weighted sum of each sample's outputs: of the model, without a loss."""
         output, calls = record(self.layers, partial(self.model, **inputs))
-        joined = _joined([output])
+        joined = joined_output([output])
         n = len(joined)
         flat = joined.reshape(n, -1)
         # Unequal weights: entries that always add up to one would have no gradient.
@@ -348,43 +349,6 @@ def _not_samples(name: str, leading: int, n: int) -> UnsupportedLayer:
         remedy="give every layer tensors [N, ...], sample first: expand shared inputs (positions) to the batch "
         "and keep sequences unflattened",
     )
-
-
-def _check_loss(losses: Tensor, output: Tensor) -> None:
-    n = output.shape[0] if output.dim() else 0
-    wrong = losses.dim() not in (1, 2) or losses.shape[0] != n
-    # [N, 1] logits against [N] labels broadcast to [N, N], which would pass for N tasks.
-    wrong = wrong or (losses.dim() == 2 and output.dim() == 2 and losses.shape[1] not in (1, output.shape[1]))
-    wrong = wrong or (losses.dim() == 2 and output.dim() == 1 and losses.shape[1] == n)
-    if wrong:
-        raise UnsupportedLoss(
-            f"the loss has shape {list(losses.shape)} for an output of shape {list(output.shape)}; "
-            "it must hold one value a sample, [N], or a sample and task, [N, tasks]",
-            remedy="use reduction='none' (a mean or sum over the batch hides its samples) and labels of the "
-            "output's shape",
-        )
-
-
-def _joined(outputs: Sequence[Any]) -> Tensor:
-    """The batch's output, detached."""
-    for output in outputs:
-        if not isinstance(output, Tensor) or output.dim() < 1 or not output.is_floating_point():
-            found = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise UnsupportedLoss(
-                f"the model returned {found}, not one floating tensor [N, ...]",
-                remedy="wrap the model so that it returns one tensor, for example [N, tasks]",
-            )
-    return torch.cat([output.detach() for output in outputs])
-
-
-def _head_gradients(losses: Tensor, output: Tensor) -> list[Tensor]:
-    """Gradient of each task's summed loss in the model's output; one entry for a loss [N]."""
-    tasks = [losses] if losses.dim() == 1 else list(losses.unbind(dim=1))
-    heads = []
-    for task in tasks:
-        (head,) = torch.autograd.grad(task.sum(), output, retain_graph=True, allow_unused=True)
-        heads.append(torch.zeros_like(output) if head is None else head)
-    return heads
 
 
 def _backward(output: Tensor, heads: Sequence[Tensor], calls: Sequence[Recorded]) -> list[list[Tensor]]:

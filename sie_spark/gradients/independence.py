@@ -67,7 +67,7 @@ class _Change:
     """How one number of a sample was measured a second time, and what follows if it came out otherwise."""
 
     how: str
-    so: str = "samples are not independent"
+    so: str = "samples are not independent: the model mixes the rows of its batch"
     remedy: str = _COUPLED
 
 
@@ -224,7 +224,7 @@ def _where(before: Part, after: Part) -> str:
                 return ""
             expected = _flat(x[at])
             if _moved(expected, _flat(y[to]), _usual(expected), math.sqrt(base.eps)) is not None:
-                return f"; layer {layer or 'the model itself'!r} already reads other values"
+                return f" (what goes into layer {layer or 'the model itself'!r} differs already)"
     return ""
 
 

@@ -130,7 +130,9 @@ def test_right_scores_from_layers_whose_rows_are_other_samples() -> None:
 
 
 def test_the_message_names_the_layer_behind_the_mixing() -> None:
-    with pytest.raises(UnsupportedLayer, match="sample 0 of 9 scores .* alone.* layer 'head' already reads"):
+    with pytest.raises(
+        UnsupportedLayer, match="sample 0 of 9 scores .* alone.* goes into layer 'head' differs already"
+    ):
         measure(Mixed(lambda h: h.roll(1, dims=0)), rows(9))
 
 

@@ -171,6 +171,15 @@ def test_a_loss_that_ignores_the_output_has_zero_gradients(model: TwoHeads) -> N
     assert not result["projections"].any() and not result["last_layer_squared_norm"].any()
 
 
+def test_a_batch_of_one_like_any_other() -> None:
+    model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+    x = torch.tensor([[1.0, 2.0, 2.0], [0.0, 3.0, 4.0]], dtype=torch.float64)
+    engine = Engine(model)
+    for n in (1, 2):
+        result = engine({"input": x[:n]}, lambda o: o.unsqueeze(1), Norms())
+        assert result["squared_norm"].tolist() == result.tasks[0]["squared_norm"].tolist() == [10.0, 26.0][:n]
+
+
 def test_an_empty_batch_has_empty_results(model: TwoHeads) -> None:
     v = {name: torch.randn_like(p) for name, p in model.named_parameters()}
     result = per_sample(
