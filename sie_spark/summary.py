@@ -15,7 +15,7 @@ def show(progress: Progress, result: StageResult, details: dict[str, Any]) -> No
     metrics = result.metrics
     intervals: dict[str, Any] = details.get("intervals", {})
     rows = []
-    for arm, title in details.get("titles", {}).items():
+    for arm, title in details.get("titles", []):
         if f"auc_{arm}" not in metrics:
             continue
         cells = [title]

@@ -11,7 +11,7 @@ FEW_GROUPS = 20
 
 def cautions(judged: dict[str, Any], *, split_by: str) -> list[str]:
     """Sentences about the arms of ``judged`` (the details of stage evaluate), the gravest first."""
-    said, titles = [], judged["titles"]
+    said, titles = [], dict(judged["titles"])
     for arm, values in judged["arms"].items():
         area, entropy = values.get("auc"), values.get("ne")
         if (area is not None and area < 0.5) or (entropy is not None and entropy > 1.0):

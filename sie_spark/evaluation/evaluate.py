@@ -79,7 +79,7 @@ def run(ctx: Context) -> StageResult:
     outputs = {"predictions": _predict(ctx, test, arms, fingerprint)}
     called = titles(ctx.config.arms)
     details = {
-        "titles": {arm.arm: called[arm.arm] for arm in arms},
+        "titles": [[arm.arm, called[arm.arm]] for arm in arms],  # a list: keys of details are sorted
         "rows": rows,
         "positives": positives,
         "margin": ctx.config.evaluation.margin,

@@ -89,8 +89,8 @@ def view(facts: Facts) -> dict[str, Any]:
         "figures": _figures(facts),
         "kept_facts": _kept_facts(weighed),
         "cautions": facts.cautions(),
-        "slices": _slices(evaluated.get("slices", []), list(evaluated.get("titles", {}))),
-        "titles": list(evaluated.get("titles", {}).values()),
+        "slices": _slices(evaluated.get("slices", []), list(dict(evaluated.get("titles", [])))),
+        "titles": [title for _, title in evaluated.get("titles", [])],
         "score": str(facts.importance.get("score", "score")).replace("_", " "),
         "top": _top(facts.of("weigh").get("top", [])),
         "selection": _selection(facts.of("encode").get("selection", {})),
@@ -113,7 +113,7 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
     evaluated, fits = facts.of("evaluate"), facts.of("retrain").get("arms", {})
     group = evaluated.get("clusters", {}).get("group", "group")
     rows = []
-    for arm, title in evaluated.get("titles", {}).items():
+    for arm, title in evaluated.get("titles", []):
         values = evaluated.get("arms", {}).get(arm)
         if not values:
             continue
@@ -134,7 +134,7 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
             {
                 "key": arm,
                 "title": title,
-                "colour": figures.style(arm, list(evaluated["titles"]))[0],
+                "colour": figures.style(arm, list(dict(evaluated["titles"])))[0],
                 "cells": cells,
             }
         )
@@ -143,7 +143,7 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
 
 def _figures(facts: Facts) -> dict[str, str]:
     evaluated, found = facts.of("evaluate"), {}
-    titles = evaluated.get("titles", {})
+    titles = dict(evaluated.get("titles", []))
     curves = {arm: evaluated.get("curves", {}).get(arm) for arm in titles}
     curves = {arm: curve for arm, curve in curves.items() if curve and any(p["rate"] > 0 for p in curve)}
     if curves:

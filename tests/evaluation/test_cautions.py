@@ -10,7 +10,7 @@ from sie_spark.evaluation.cautions import cautions
 def judged(**more: Any) -> dict[str, Any]:
     arms = {"full": {"auc": 0.8, "ne": 0.8, "calibration": 1.0}}
     clusters = {"group": "user", "groups": 900, "by_row": False, "effective": 500.0}
-    titles = {"full": "all rows", "weighted": "important rows, corrected", "random": "random rows"}
+    titles = [["full", "all rows"], ["weighted", "weighted subset"], ["random", "random rows"]]
     return {
         "titles": titles,
         "arms": arms,
@@ -27,7 +27,7 @@ def test_a_model_that_promises_too_much_or_too_little_is_named() -> None:
     ]
     arms = {"weighted": {"calibration": 1.2}, "random": {"calibration": 0.5}}
     said = cautions(judged(arms=arms, positives=1_520), split_by="hash")
-    assert "important rows, corrected predicts 1.20 clicks" in said[0] and "random rows" in said[1]
+    assert "weighted subset predicts 1.20 clicks" in said[0] and "random rows" in said[1]
     assert said[2].startswith("Only 1,520 positive") and "one split:" in said[3]
 
 

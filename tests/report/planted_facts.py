@@ -99,7 +99,7 @@ def details(change: float = -0.0008, half: float = 0.0012) -> dict[str, dict[str
             "margin": 0.001,
             "confidence": 0.95,
             "bootstrap": 200,
-            "titles": {"full": "all rows", "weighted": "important rows, corrected", "random": "random rows"},
+            "titles": [["full", "all rows"], ["weighted", "weighted subset"], ["random", "random rows"]],
             "arms": arms,
             "clusters": {"group": "user", "groups": 4_000, "by_row": False, "effective": 2_900.0},
             "intervals": {f"auc_{arm}": [v["auc"] - 0.004, v["auc"] + 0.004] for arm, v in arms.items()}

@@ -233,7 +233,7 @@ def test_arms_of_ones_own() -> None:
         "random": None,
     }
     config = validate(Config, {**base, "arms": more}, where="test")
-    assert titles(config.arms) == {"full": "all rows", "weighted": "important rows, corrected", "ht": "ht"}
+    assert titles(config.arms) == {"full": "all rows", "weighted": "weighted subset", "ht": "ht"}
     arms = {arm.name: arm for arm in solve_arms(planned(config), sample_of(rows()))}
     assert set(arms) == {"weighted", "ht"}
     assert arms["ht"].expected_fraction == pytest.approx(0.2, rel=1e-6) and arms["ht"].constants["mix"] == 0.5

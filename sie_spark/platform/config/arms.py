@@ -35,7 +35,7 @@ class Arm(Settings):
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     REFERENCE: {"title": "all rows", "rows": "all"},
-    CANDIDATE: {"title": "important rows, corrected"},
+    CANDIDATE: {"title": "weighted subset"},
     BASELINE: {"title": "random rows", "policy": "random", "as_many_as": CANDIDATE},
 }
 
