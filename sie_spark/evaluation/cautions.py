@@ -32,7 +32,7 @@ def cautions(judged: dict[str, Any], *, split_by: str) -> list[str]:
     )
     if 0 < groups < FEW_GROUPS:
         said.append(
-            f"gAUC stands on {groups:,} {clusters['group']}s with both labels: too few to compare models by."
+            f"gAUC stands on {groups:,.0f} {clusters['group']}s with both labels: too few to compare models by."
         )
     for arm, values in judged["arms"].items():
         ratio = values.get("calibration")

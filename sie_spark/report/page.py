@@ -126,7 +126,7 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
             if key == "auc":
                 shown = words.about(values.get(key), values.get("auc_error_bound"))
             if key == "gauc" and "gauc_groups" in values:
-                text = f"({values['gauc_groups']:,} {group}s)"
+                text = f"({values['gauc_groups']:,.0f} {group}s)"
             cells.append({"label": label, "value": shown, "span": text})
         time = words.seconds(fit["seconds"]) if "seconds" in fit else "–"
         cells.append({"label": "Fit", "value": time, "span": ""})
