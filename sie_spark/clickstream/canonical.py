@@ -28,6 +28,7 @@ from sie_spark.clickstream.drift import (
     names_of,
 )
 from sie_spark.clickstream.failures import header_hint, nearest, reason, unresolved_column
+from sie_spark.clickstream.outcomes import OUTCOMES, outcome, reason_of
 from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
 from sie_spark.clickstream.records import record_of
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
@@ -251,13 +252,20 @@ def _always(columns: Mapping[str, Column], rate: Column, dataset: Dataset) -> li
         reasons.append(("event_ts:absurd", outside))
     if "event_type" in columns:
         reasons.append(("event_type:required", columns["event_type"].isNull()))
-    if dataset.kind != "events":
-        text = F.lower(columns["label"].cast("string"))
-        known = text.try_cast("double").isin(0.0, 1.0) | text.isin("true", "false")
-        reasons.append(("label:not 0 or 1", ~F.coalesce(known, F.lit(False))))
+    for name in outcome_columns(dataset):
+        wrong = outcome(columns[name]).isNull()
+        if dataset.kind == "events":  # which of them show an item, and must have one, stage samples knows
+            wrong = wrong & columns[name].isNotNull()
+        reasons.append((reason_of(name), wrong))
     if dataset.sampling_rate:
         reasons.append(("sampling_rate:not in (0, 1]", ~F.coalesce((rate > 0) & (rate <= 1), F.lit(False))))
     return reasons
+
+
+def outcome_columns(dataset: Dataset) -> list[str]:
+    """The canonical columns that are outcomes: of events a click or a conversion, of labelled rows the label too."""
+    names = OUTCOMES if dataset.kind != "events" else [name for name in OUTCOMES if name != "label"]
+    return [name for name in names if name in dataset.columns]
 
 
 def _rejects(dataset: Dataset) -> bool:
