@@ -70,7 +70,11 @@ def mapped(sql: str, values: Values, kind: str, *, keep: bool) -> str:
     numeric = kind in NUMBERS or kind.startswith("decimal")
     numbers = [_number(text) for text in texts if text not in ("true", "false")]
     if None not in numbers:
-        least = max(0.0, min(number for number in numbers if number is not None))
+        least = (
+            max(0.0, min(number for number in numbers if number is not None))
+            if len(set(numbers)) > 1
+            else 0.0
+        )
         number = _operand(sql) if numeric else f"try_cast({sql} AS DOUBLE)"
         truth = f"coalesce({number} > {least:.15g}, false)"
     else:
@@ -82,6 +86,13 @@ def mapped(sql: str, values: Values, kind: str, *, keep: bool) -> str:
         text = sql if kind == "string" else f"string({sql})"
         truth = f"coalesce(lower(trim({text})) IN ({listed or repr('yes')}), false)"
     return f"cast({truth} AS {kind.upper()})" if keep and (numeric or kind == "string") else truth
+
+
+def mapping(setting: str, sql: str, values: Values, kind: str, *, keep: bool) -> str:
+    """The line of YAML that maps an outcome, see :func:`mapped`; or what to check where it is never anything."""
+    if all(value is None for value, _ in values):
+        return f"check {setting}, which is null everywhere"
+    return f"for example {setting}: {mapped(sql, values, kind, keep=keep)}"
 
 
 def _number(text: str) -> float | None:

@@ -25,13 +25,11 @@ from sie_spark.clickstream.staging import FOLDER, clear, overwrite
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
-    cluster_again,
-    commit_metadata,
     dates_in,
-    ensure,
+    replace_rows,
     session_settings,
 )
-from sie_spark.platform.catalog import metadata, retried
+from sie_spark.platform.catalog import metadata
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
@@ -243,25 +241,16 @@ def _written(
 
 
 def _replace(ctx: Context, frame: DataFrame, dates: list[str], stamp: dict[str, str], *, whole: bool) -> None:
-    catalog, dataset = ctx.catalog, ctx.config.dataset
-    new = not catalog.exists("impressions")
-    if new:
-        ensure(catalog, "impressions", frame.schema, layout=dataset.layout)
-    if len(dates) > 1 and dataset.layout == "partition":
+    layout = ctx.config.dataset.layout
+    if len(dates) > 1 and layout == "partition":
         # a task writes a file for every date it holds: gather them, in files of the size AQE advises
         frame = frame.hint("rebalance", "event_date")
-    writer = frame.write.format("delta").mode("overwrite")
-    writer = (
-        writer.option("overwriteSchema", "true") if whole else writer.option("replaceWhere", dates_in(dates))
-    )
-    if dataset.layout == "partition" and whole:
-        writer = writer.partitionBy("event_date")
     # a whole table anew names no dates: those that it had before may be gone
-    replaced = {} if whole else {"dates": json.dumps(dates)}
-    with commit_metadata(ctx.spark, metadata(job=JOB, **stamp, **replaced)):
-        retried(lambda: writer.save(catalog.path("impressions")))
-        if whole and dataset.layout == "cluster":  # an overwritten schema has no clustering
-            cluster_again(catalog, "impressions")
+    said = {} if whole else {"dates": json.dumps(dates)}
+    commit = metadata(job=JOB, **stamp, **said)
+    replace_rows(
+        ctx.catalog, frame, "impressions", layout=layout, dates=None if whole else dates, stamp=commit
+    )
 
 
 def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[str]) -> list[str] | None:

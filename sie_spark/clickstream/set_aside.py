@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.days import Facts
-from sie_spark.clickstream.outcomes import Values, mapped, named, reason_of
+from sie_spark.clickstream.outcomes import Values, mapping, named, reason_of
 from sie_spark.clickstream.shown import outcome_values, rejected, told_outcomes
 from sie_spark.clickstream.staging import new_by_date
 from sie_spark.clickstream.tables import dates_in, ensure, insert_new
@@ -49,7 +49,7 @@ def quarantine_rejected(ctx: Context, events: DataFrame, days: Facts, dates: Seq
         raise DataError(
             f"{part(found.rejected, found.shown, 'shown items')} have an outcome that is neither 0 nor 1, more than"
             f" dataset.tolerate ({percent(dataset.tolerate)}) allows: {said}; nothing was made visible",
-            remedy=f"say what is meant, for example {lines}"
+            remedy=f"say what is meant, {lines}"
             + (f"; or leave them out: {go_on(found.share)}" if found.share < 1 else ""),
         )
     ids = F.sha2(F.concat_ws("\u0001", F.lit("impression"), "impression_id"), 256)
@@ -81,7 +81,9 @@ def cautions(ctx: Context, events: DataFrame, days: Facts, dates: Sequence[str])
     values = {name: [(value, 0) for value in texts] for name, texts in seen.items()}
     said, lines = _unclear(told_outcomes(dataset, events.columns), found, values, kinds)
     counted = part(found.rejected, found.shown, "shown items")
-    return [f"{counted} are in quarantine for an outcome that is neither 0 nor 1: {said}. Map it by {lines}."]
+    return [
+        f"{counted} are in quarantine for an outcome that is neither 0 nor 1: {said}. Say what is meant, {lines}."
+    ]
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def _unclear(
     for name, sql in told.items():
         if count := found.reasons.get(reason_of(name)):
             said.append(f"'{reason_of(name)}' {count:,} times, where {sql} is {named(values[name])}")
-            lines.append(f"impressions.{name}: {mapped(sql, values[name], kinds[name], keep=False)}")
+            setting = f"dataset.impressions.{name}"
+            lines.append(mapping(setting, sql, values[name], kinds[name], keep=False))
     return "; ".join(said), " and ".join(lines)
 
 

@@ -16,8 +16,8 @@ def part(rows: int, of: int, what: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share with a digit after the point, never rounded to nothing."""
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "less than 0.1 %"
+    """A share to a tenth of a percent, and never rounded to nothing."""
+    return f"{round(100 * share, 1):g} %" if share >= 0.0005 or not share else "less than 0.1 %"
 
 
 def go_on(share: float) -> str:

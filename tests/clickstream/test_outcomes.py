@@ -187,7 +187,9 @@ def test_many_unclear_clicks_stop_the_run_and_its_remedy_works(make_context, tmp
     ) as error:
         samples.run(ctx)
     assert not ctx.catalog.exists("impressions") and ctx.catalog.read("quarantine").count() == 0
-    setting, sql = re.search(r"for example (impressions\.click): (.+?); or", error.value.remedy).groups()
+    setting, sql = re.search(
+        r"for example dataset\.(impressions\.click): (.+?); or", error.value.remedy
+    ).groups()
     base["dataset"]["impressions"]["click"] = sql
     assert setting == "impressions.click" and sql == "coalesce(c > 0, false)"
     assert samples.run(make_context(base)).metrics["clicks"] == sum(1 for value in values if value)
