@@ -5,7 +5,7 @@ Everything is one projection; a row that breaks a rule keeps its record and ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -28,6 +28,7 @@ from sie_spark.clickstream.drift import (
     names_of,
 )
 from sie_spark.clickstream.failures import header_hint, nearest, reason, unresolved_column
+from sie_spark.clickstream.outcomes import OUTCOMES, outcome, reason_of
 from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
 from sie_spark.clickstream.records import record_of
 from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
@@ -47,6 +48,9 @@ KEYS = {
     "item_id": "string",
 }
 ID_LENGTH = 32
+UNPARSABLE = "unparsable"
+# reasons that no record escapes, whatever the rules say; those of outcomes and of KEYS aside
+ALWAYS = ("event_ts:required", "event_ts:absurd", "event_type:required", "sampling_rate:not in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,17 @@ class Canonical:
     reasons: list[str]  # every reason a row can carry that is known beforehand
     warnings: dict[str, str]  # flag column: rule name
     masks: tuple[str, ...] = ()  # columns whose bits say what a record held, for a look at the whole source
+    fields: int = 0  # columns of a line, where all files have the same; else 0
 
 
 def canonicalise(
-    raw: Raw, dataset: Dataset, key: bytes, spark: SparkSession, existing: Mapping[str, str]
+    raw: Raw,
+    dataset: Dataset,
+    key: bytes,
+    spark: SparkSession,
+    *,
+    existing: Mapping[str, str],
+    remake: Callable[[], str],
 ) -> Canonical:
     """Apply a data set's mapping to the raw records.
 
@@ -69,6 +80,8 @@ def canonicalise(
     ----------
     existing:
         column types of the events table as it stands, empty before the first run.
+    remake:
+        what a user can do to have a column of another type there.
 
     Raises
     ------
@@ -78,13 +91,14 @@ def canonicalise(
     names = _check(dataset, spark)
     layouts = (raw, *raw.others)
     first, *others = [
-        _canonical(layout, dataset, names, key=key, spark=spark, existing=existing) for layout in layouts
+        _canonical(layout, dataset, names, key=key, spark=spark, existing=existing, remake=remake)
+        for layout in layouts
     ]
     for other in others:
         frame = first.frame.unionByName(other.frame)
         reasons = list(dict.fromkeys([*first.reasons, *other.reasons]))
         first = replace(first, frame=frame, reasons=reasons)
-    return first
+    return replace(first, fields=raw.fields)
 
 
 def _canonical(
@@ -95,6 +109,7 @@ def _canonical(
     key: bytes,
     spark: SparkSession,
     existing: Mapping[str, str],
+    remake: Callable[[], str],
 ) -> Canonical:
     frame, missing = _mapped(raw, dataset)
     if "event_ts" in names:  # a column of its own: parsed once, and what the rules see is a time
@@ -114,7 +129,8 @@ def _canonical(
             columns[name], types[name] = cast, wanted
     for name in names:
         if name in existing and types[name] != existing[name] and name not in ("event_id", "event_ts"):
-            columns[name], reason = _as_before(name, columns[name], types[name], existing[name], dataset)
+            change = (name, types[name], existing[name])
+            columns[name], reason = _as_before(columns[name], change, dataset, remake)
             types[name] = existing[name]
             reasons.extend(reason)
     broken, warned = _judged(frame, dataset, columns, types)
@@ -123,7 +139,7 @@ def _canonical(
     reasons.extend((f"missing_column:{name}", F.lit(True)) for name in missing if _rejects(dataset))
 
     parsed = F.col(UNPARSED).isNull()
-    every = F.when(parsed, both(F.col(DRIFT), names_of(reasons))).otherwise(F.array(F.lit("unparsable")))
+    every = F.when(parsed, both(F.col(DRIFT), names_of(reasons))).otherwise(F.array(F.lit(UNPARSABLE)))
     identifiers = [name for name in dataset.identifiers if name in columns]
     out = frame.select(
         *[(pseudonym(columns[name]) if name in identifiers else columns[name]).alias(name) for name in names],
@@ -235,17 +251,37 @@ def _always(columns: Mapping[str, Column], rate: Column, dataset: Dataset) -> li
     reasons: list[tuple[str, Column]] = []
     if "event_ts" in columns:
         outside = columns["event_ts"].isNotNull() & ~sensible(columns["event_ts"])
-        reasons.append(("event_ts:required", columns["event_ts"].isNull()))
-        reasons.append(("event_ts:absurd", outside))
+        reasons.append((ALWAYS[0], columns["event_ts"].isNull()))
+        reasons.append((ALWAYS[1], outside))
     if "event_type" in columns:
-        reasons.append(("event_type:required", columns["event_type"].isNull()))
-    if dataset.kind != "events":
-        text = F.lower(columns["label"].cast("string"))
-        known = text.try_cast("double").isin(0.0, 1.0) | text.isin("true", "false")
-        reasons.append(("label:not 0 or 1", ~F.coalesce(known, F.lit(False))))
+        reasons.append((ALWAYS[2], columns["event_type"].isNull()))
+    for name in outcome_columns(dataset):
+        wrong = outcome(columns[name]).isNull()
+        if dataset.kind == "events":  # which of them show an item, and must have one, stage samples knows
+            wrong = wrong & columns[name].isNotNull()
+        reasons.append((reason_of(name), wrong))
     if dataset.sampling_rate:
-        reasons.append(("sampling_rate:not in (0, 1]", ~F.coalesce((rate > 0) & (rate <= 1), F.lit(False))))
+        reasons.append((ALWAYS[3], ~F.coalesce((rate > 0) & (rate <= 1), F.lit(False))))
     return reasons
+
+
+def every_row_counts(dataset: Dataset) -> bool:
+    """Whether equal rows are different ones: those of a table without a key, where each may be somebody else's."""
+    return dataset.kind == "tabular" and not dataset.event_key
+
+
+def judged_by(dataset: Dataset) -> tuple[list[str], list[str]]:
+    """The reasons that the user's own rules give, and those that outcomes give."""
+    outcomes = [reason_of(name) for name in outcome_columns(dataset)]
+    always = {*ALWAYS, *outcomes, *(f"{name}:type" for name in KEYS)}
+    named = [rule_name(rule) for rule in dataset.rules if rule.severity == "error"]
+    return [name for name in dict.fromkeys(named) if name not in always], outcomes
+
+
+def outcome_columns(dataset: Dataset) -> list[str]:
+    """The canonical columns that are outcomes: of events a click or a conversion, of labelled rows the label too."""
+    names = OUTCOMES if dataset.kind != "events" else [name for name in OUTCOMES if name != "label"]
+    return [name for name in names if name in dataset.columns]
 
 
 def _rejects(dataset: Dataset) -> bool:
@@ -253,9 +289,10 @@ def _rejects(dataset: Dataset) -> bool:
 
 
 def _as_before(
-    name: str, column: Column, actual: str, wanted: str, dataset: Dataset
+    column: Column, change: tuple[str, str, str], dataset: Dataset, remake: Callable[[], str]
 ) -> tuple[Column, list[tuple[str, Column]]]:
-    """A canonical column whose type differs from the events table's."""
+    """A canonical column whose type differs from the events table's; ``change`` is its name and both types."""
+    name, actual, wanted = change
     policy = dataset.source.on_type_change
     if actual == "void":
         return column.cast(wanted), []
@@ -267,7 +304,8 @@ def _as_before(
         others = "quarantine" if nested else "cast or quarantine"
         raise SourceError(
             f"{dataset.source.path}: column '{name}' is {actual} now and {wanted} in table events",
-            remedy=f"cast it in dataset.columns.{name}, or set source.on_type_change to {others}",
+            remedy=f"for {actual}: {remake()}; for {wanted}: set dataset.columns.{name}:"
+            f" cast({dataset.columns[name]} AS {wanted}), or source.on_type_change to {others}",
         )
     cast = column.cast("string").try_cast(wanted)
     failed = F.lit(True) if policy == "quarantine" else column.isNotNull() & cast.isNull()
@@ -360,4 +398,4 @@ def _finished(
         *[F.col(flag) for flag in (*warnings, *masks)],
     )
     kept = ["event_id", "event_date", *columns, "sampling_rate", *(["extra"] if extra else [])]
-    return Canonical(staged, kept, ["unparsable", *reasons], warnings, masks)
+    return Canonical(staged, kept, [UNPARSABLE, *reasons], warnings, masks)

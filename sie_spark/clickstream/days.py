@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.rates import daily_counts
@@ -52,13 +52,24 @@ def facts_by_date(
     return facts
 
 
-def event_facts(events: DataFrame, outcomes: dict[str, str]) -> Facts:
-    """Of each date the newest event's time (ISO text, or null), and how many events each predicate holds for."""
+def event_facts(events: DataFrame, outcomes: dict[str, str], shown: Column) -> Facts:
+    """Of each date the newest event's time (ISO text, or null), the sum of ``shown``, and how many events each
+    predicate holds for."""
     counts = [F.count(F.when(F.expr(sql), 1)) for sql in outcomes.values()]
-    by_date = events.groupBy("event_date").agg(F.max("event_ts").cast("string"), *counts)
+    by_date = events.groupBy("event_date").agg(F.max("event_ts").cast("string"), F.sum(shown), *counts)
     return {
-        str(day): {"newest": newest, **dict(zip(outcomes, found, strict=True))}
-        for day, newest, *found in by_date.collect()  # a row a date
+        str(day): {"newest": newest, "shown": int(items), **dict(zip(outcomes, found, strict=True))}
+        for day, newest, items, *found in by_date.collect()  # a row a date
+    }
+
+
+def rejected_facts(rejected: DataFrame, reasons: Sequence[str]) -> Facts:
+    """Of each date how many rows are rejected (under ""), and for each of the reasons."""
+    counts = [F.count(F.when(F.array_contains("reasons", reason), 1)) for reason in reasons]
+    by_date = rejected.groupBy("event_date").agg(F.count("*"), *counts)
+    return {
+        str(day): {name: int(n) for name, n in zip(("", *reasons), found, strict=True) if n}
+        for day, *found in by_date.collect()  # a row a date
     }
 
 

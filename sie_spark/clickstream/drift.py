@@ -40,7 +40,7 @@ class Raw:
     declared column of a JSON source the helper column and the bit that say whether a record has it. ``others``:
     the files of other layouts, whose columns may have other types. ``folders``: columns that are not in the
     record's text but in the names of its folders. ``doubts``: names of what looks wrong in a record that is kept,
-    and a test over ``frame``.
+    and a test over ``frame``. ``fields``: of a line of CSV, where all files have the same; else 0.
     """
 
     frame: DataFrame
@@ -50,6 +50,7 @@ class Raw:
     others: tuple[Raw, ...] = ()
     folders: tuple[str, ...] = ()
     doubts: tuple[tuple[str, Column], ...] = ()
+    fields: int = 0
 
     @property
     def masks(self) -> list[str]:

@@ -14,6 +14,7 @@ from sie_spark.clickstream.history import INTERNAL, list_history, with_history
 from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
 from sie_spark.clickstream.shown import (
     SESSION,
+    accepted,
     list_relative,
     packed,
     says_lists,
@@ -84,7 +85,7 @@ def build(
     rates = None
     if history.rates:
         held = None if whole else refresh_daily_counts(ctx)
-        rates = _rates(ctx, clicked.where(own), held, dates[0], fingerprint)
+        rates = _rates(ctx, accepted(clicked.where(own)), held, dates[0], fingerprint)
     matched = {name for a in attributions for name in a.match}
     needed = {*USED, *settings.list_relative, *matched, *(f"_m_{name}" for name in [*matched, "event_type"])}
     rows, clicked = packed(rows, needed), packed(clicked, needed)
@@ -102,7 +103,7 @@ def build(
         of_lists |= list_history(history, at_once)
     if of_lists:
         rows = rows.withColumns(of_lists)
-    rows = unpacked(rows.drop(*INTERNAL))
+    rows = accepted(unpacked(rows.drop(*INTERNAL)))
     if rates is not None:
         rows = with_rates(rows, rates, history.rates)
     return _finished(rows, ctx, newest).where(dates_in(dates))

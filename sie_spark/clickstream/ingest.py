@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import canonicalise
 from sie_spark.clickstream.failures import readable
+from sie_spark.clickstream.holdings import (
+    IDENTITY_FILE,
+    check_root,
+    made_of_this_alone,
+    mapping_digest,
+    warn_of_mapping,
+    way_to_remake,
+)
+from sie_spark.clickstream.landing import Landing
 from sie_spark.clickstream.pseudonyms import load_key
-from sie_spark.clickstream.refusals import ColumnsSeen, check_counts, doubts
+from sie_spark.clickstream.refusals import ColumnsSeen, cautions, check_read, check_shares
 from sie_spark.clickstream.sources import INTO_FOLDERS, Snapshot, read, snapshot
 from sie_spark.clickstream.staging import (
-    FOLDER,
-    LANDING,
     ROW,
     Batch,
     Counts,
@@ -33,36 +41,20 @@ from sie_spark.clickstream.tables import (
     dates_in,
     ensure,
     insert_new,
+    replace_rows,
     session_settings,
-    types_of,
-    vacuum_now,
 )
-from sie_spark.platform.catalog import has_commits, metadata
-from sie_spark.platform.config.load import digest
+from sie_spark.clickstream.tolerance import percent
+from sie_spark.platform.catalog import metadata
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import ConfigError, RowIdentityError, SourceError
+from sie_spark.platform.errors import RowIdentityError, SourceError
 from sie_spark.platform.result import Rows, StageResult, TableRef
 
 JOB = "ingest"
 LEDGER = "ingested"
-IDENTITY_FILE = ("state", "dataset.json")
-MAPPING = (
-    "kind",
-    "source",
-    "columns",
-    "event_time",
-    "time_zone",
-    "identifiers",
-    "event_key",
-    "sampling_rate",
-    "rules",
-)
 # every column of a record in one compiled method, which session.py and spark-defaults.conf let HotSpot compile:
 # a fifth faster over a million records, and compiled for longer than a small source is read
 ONE_METHOD = {"spark.sql.codegen.hugeMethodLimit": "65535"}
-# landed rows are read once; their Delta log would keep the extremes of identifiers after they are forgotten
-NO_STATISTICS = {"spark.databricks.delta.properties.defaults.dataSkippingNumIndexedCols": "0"}
-IDS = 2  # how the id of a record without a key is made; raised where that changes
 LARGE = 64 << 20  # bytes of a source
 
 
@@ -76,7 +68,7 @@ def run(ctx: Context) -> StageResult:
     RowIdentityError
         when rows read differ from events + quarantined + duplicates; nothing was made visible.
     """
-    _check_root(ctx)
+    identity = check_root(ctx)
     files = snapshot(ctx.spark, ctx.config.dataset.source)
     if files.below:
         ctx.progress.warn(
@@ -86,113 +78,126 @@ def run(ctx: Context) -> StageResult:
     large = files.size >= LARGE or not files.size  # 0: a Delta table, of unknown size
     with session_settings(ctx.spark, {**EXPRESSIONS, **(ONE_METHOD if large else {})}):
         if ctx.config.dataset.source.incremental:
-            return _incremental(ctx, files)
+            return _incremental(ctx, files, identity)
         fingerprint = batch_fingerprint(ctx, files)
         done = _ledger(ctx, fingerprint)
         if done is not None and not ctx.config.run.force:
             ctx.save_details(JOB, done)
             return _result(ctx, done, skipped=True)
-        counts = load_counts(ctx.root, fingerprint)
+        anew = ctx.config.run.force and made_of_this_alone(ctx, files)
+        name = f"{fingerprint}-anew" if anew else fingerprint
+        delivery = Delivery(files, identity, fingerprint, staged=name, source=files.digest, anew=anew)
+        if not anew:
+            warn_of_mapping(ctx, identity, files)
+        counts = load_counts(ctx.root, delivery.staged)
         if counts is None:
-            counts = _stage(ctx, files, fingerprint)
+            counts = _stage(ctx, delivery)
         else:
             ctx.progress.say(f"going on with a staged batch of {counts.read:,} rows")
-        return _publish(ctx, files, counts, fingerprint)
+        return _publish(ctx, delivery, counts)
 
 
-def _check_root(ctx: Context) -> None:
-    """One data set a root; a mapping that changed is said, for rows that are in stay as they were read."""
-    dataset, run = ctx.config.dataset, ctx.config.run
-    if dataset.source.incremental and (run.date_from or run.date_to):
-        raise ConfigError(
-            "dataset.source.incremental reads what is new, run.date_from and run.date_to pick dates: not both",
-            remedy="leave out the dates, or back-fill with --set dataset.source.incremental=false",
-        )
-    held = ctx.root.read_json(*IDENTITY_FILE) or {}
-    filled = bool(held) and ctx.catalog.exists("events")
-    if filled and held["dataset"] != dataset.name:
-        raise ConfigError(
-            f"{ctx.root.uri} holds data set '{held['dataset']}', and this is '{dataset.name}'",
-            remedy="give each data set a --root of its own",
-        )
-    mapping = mapping_digest(ctx)
-    if filled and not dataset.event_key and held.get("ids") != IDS:
-        raise ConfigError(
-            f"{ctx.root.uri} was made by an earlier version, which knew records without dataset.event_key by other"
-            " ids: records sent again would be taken for new ones",
-            remedy="ingest into another --root",
-        )
-    if filled and held["mapping"] != mapping:
-        ctx.progress.warn(
-            "the data set's mapping (columns, rules, source) differs from the one that made table events: records"
-            " that are in already stay as they are; for all of them anew take another --root"
-        )
-    identity = {"dataset": dataset.name, "mapping": mapping, "ids": IDS}
-    if held != identity:
-        ctx.root.write_bytes(json.dumps(identity, sort_keys=True).encode(), *IDENTITY_FILE)
+@dataclass(frozen=True)
+class Delivery:
+    """What is taken in at once: a batch source, or what has landed of an incremental one."""
+
+    files: Snapshot
+    identity: dict[str, Any]  # of the data set, as the root keeps it
+    fingerprint: str
+    staged: str  # the name it is staged under
+    source: str = ""  # the digest of the batch source
+    anew: bool = False  # the tables are made anew of it
 
 
-def _publish(ctx: Context, files: Snapshot, counts: Counts, fingerprint: str) -> StageResult:
+def _publish(ctx: Context, delivery: Delivery, counts: Counts) -> StageResult:
+    name = delivery.staged
     try:
-        check_counts(ctx.config.dataset.source, counts)
-        batch = distinct_rows(ctx, fingerprint, counts)
-        fate = publish(ctx, batch, counts, fingerprint)
+        check_read(ctx.config.dataset.source, counts)
+        batch = distinct_rows(ctx, name, counts, anew=delivery.anew)
+        check_shares(ctx, name, counts, batch.duplicates)
+        ctx.root.write_bytes(json.dumps(delivery.identity, sort_keys=True).encode(), *IDENTITY_FILE)
+        fate = publish(ctx, batch, counts, delivery)
     except (SourceError, RowIdentityError):  # the next run reads the source again
-        clear(ctx.root, fingerprint)
+        clear(ctx.root, name)
         raise
-    details = {**_details(ctx, files, counts, fate), "table": ctx.catalog.identity("events")}
-    ctx.root.write_bytes(json.dumps(details, sort_keys=True).encode(), LEDGER, f"{fingerprint}.json")
+    said = cautions(ctx, name, counts, batch.duplicates)
+    details = {
+        **_details(ctx, delivery.files, counts, fate, said),
+        "table": ctx.catalog.identity("events"),
+    }
+    ctx.root.write_bytes(json.dumps(details, sort_keys=True).encode(), LEDGER, f"{delivery.fingerprint}.json")
     ctx.save_details(JOB, details)
-    clear(ctx.root, fingerprint)
+    clear(ctx.root, name)
     ctx.progress.say(
         f"{fate.read:,} rows read = {fate.kept:,} events + {fate.quarantined:,} quarantined"
         f" + {fate.duplicate:,} duplicates"
+        + (f" ({percent(fate.duplicate / fate.read)})" if fate.duplicate else "")
     )
-    for doubt in doubts(ctx.config.dataset.source, counts):
-        ctx.progress.warn(doubt)
+    for caution in said:
+        ctx.progress.warn(caution)
     return _result(ctx, details)
 
 
-def _incremental(ctx: Context, files: Snapshot) -> StageResult:
-    """Only what came since the last run: a stream that stops at the end lands rows, then they are a batch.
+def _incremental(ctx: Context, files: Snapshot, identity: dict[str, Any]) -> StageResult:
+    """Only what came since the last run: a stream that stops at the end lands rows, then they are a delivery.
 
-    Landed rows are removed after they are published. Killed in between, the next run publishes them, and
-    those that were published already are duplicates.
+    What a run that was killed, or refused, has landed is a delivery of its own, and comes first. Landed rows are
+    removed after they are published; killed in between, the next run publishes them again, and they are duplicates.
     """
-    dataset = ctx.config.dataset
-    mapping = mapping_digest(ctx)
-    landing = ctx.root.path(FOLDER, f"{LANDING}{mapping}")
-    raw = read(ctx.spark, dataset.source, files, stream=True)
+    source, landing = ctx.config.dataset.source, Landing(ctx)
+    raw = read(ctx.spark, source, files, stream=True)
     key = load_key(ctx.root, say=ctx.progress.warn)
-    types = column_types(ctx.catalog, "events")
-    if not types and has_commits(ctx.root, FOLDER, f"{LANDING}{mapping}"):
-        types = types_of(ctx.spark.read.format("delta").load(landing))  # Delta would cast in silence
-    canonical = canonicalise(raw, dataset, key, ctx.spark, types)
-    with readable(str(dataset.source.path)), session_settings(ctx.spark, NO_STATISTICS):
-        query = (
-            canonical.frame.writeStream.format("delta")
-            .option("checkpointLocation", ctx.root.path("checkpoints", f"{JOB}-{mapping}"))
-            .option("mergeSchema", "true")
-            .trigger(availableNow=True)
-            .start(landing)
-        )
-        query.awaitTermination()
-    landed = ctx.spark.read.format("delta").load(landing)
-    row = ctx.spark.sql(f"DESCRIBE HISTORY delta.`{landing}` LIMIT 1").select("version").first()
-    version = int(row[0]) if row is not None else 0
-    if landed.isEmpty():
-        if not ctx.catalog.exists("events"):
-            check_counts(dataset.source, Counts(0, 0))
-        nothing = _details(ctx, files, Counts(0, 0), Fate(0, 0, 0, 0))
-        return _result(ctx, nothing, skipped=True)
-    fingerprint = digest([mapping, "landing", version])
-    counts = load_counts(ctx.root, fingerprint)
-    if counts is None:
-        counts = stage(ctx, replace(canonical, frame=landed), fingerprint, ColumnsSeen(raw, dataset.source))
-    result = _publish(ctx, files, counts, fingerprint)
-    ctx.spark.sql(f"DELETE FROM delta.`{landing}`").collect()  # one row of counts
-    vacuum_now(ctx.catalog, f"delta.`{landing}`")  # no older version of rows that are in the tables
-    return result
+    new = not ctx.catalog.exists("events")
+    canonical = canonicalise(
+        raw,
+        ctx.config.dataset,
+        key,
+        ctx.spark,
+        existing=column_types(ctx.catalog, "events"),
+        remake=lambda: way_to_remake(ctx, files),
+    )
+    if new and landing.is_stale(canonical):
+        landing.start_over()
+    warn_of_mapping(ctx, identity, files)
+    results = []
+    try:
+        for land in (False, True):
+            if land:
+                landing.take(canonical, str(source.path))
+            landed, fingerprint = landing.rows(), landing.fingerprint()
+            if landed is None:
+                continue
+            counts = load_counts(ctx.root, fingerprint)
+            if counts is None:
+                look = ColumnsSeen(raw, source)
+                counts = stage(ctx, replace(canonical, frame=landed), fingerprint, look)
+            results.append(_publish(ctx, Delivery(files, identity, fingerprint, fingerprint), counts))
+            landing.empty()
+    except SourceError:
+        if new and not ctx.catalog.exists("events"):  # its columns are nobody's: mended, they may be others
+            landing.start_over()
+        raise
+    if results:
+        return _together(ctx, results)
+    if new:
+        check_read(source, Counts(0, 0))
+    nothing = _details(ctx, files, Counts(0, 0), Fate(0, 0, 0, 0), [])
+    return _result(ctx, nothing, skipped=True)
+
+
+def _together(ctx: Context, results: list[StageResult]) -> StageResult:
+    """One result of several deliveries."""
+    first, *others = (result.details for result in results)
+    for other in others:
+        summed = ("rows", "reasons", "warnings")
+        first = {
+            **other,
+            **{name: dict(Counter(first[name]) + Counter(other[name])) for name in summed[1:]},
+            "rows": {name: n + other["rows"][name] for name, n in first["rows"].items()},
+            "cautions": [*first["cautions"], *other["cautions"]],
+        }
+        ctx.save_details(JOB, first)
+    return _result(ctx, first)
 
 
 def batch_fingerprint(ctx: Context, files: Snapshot) -> str:
@@ -203,24 +208,23 @@ def batch_fingerprint(ctx: Context, files: Snapshot) -> str:
     )
 
 
-def mapping_digest(ctx: Context) -> str:
-    """The settings that decide what a source row becomes, the place of the source aside."""
-    options = ctx.config.dataset.options()
-    chosen = {name: options[name] for name in MAPPING}
-    chosen["source"] = {**chosen["source"], "path": None}
-    return digest(chosen)
-
-
-def _stage(ctx: Context, files: Snapshot, fingerprint: str) -> Counts:
+def _stage(ctx: Context, delivery: Delivery) -> Counts:
     dataset = ctx.config.dataset
-    raw = read(ctx.spark, dataset.source, files)
+    raw = read(ctx.spark, dataset.source, delivery.files)
     key = load_key(ctx.root, say=ctx.progress.warn)
-    canonical = canonicalise(raw, dataset, key, ctx.spark, column_types(ctx.catalog, "events"))
+    canonical = canonicalise(
+        raw,
+        dataset,
+        key,
+        ctx.spark,
+        existing={} if delivery.anew else column_types(ctx.catalog, "events"),
+        remake=lambda: way_to_remake(ctx, delivery.files),
+    )
     with readable(str(dataset.source.path)):
-        return stage(ctx, canonical, fingerprint, ColumnsSeen(raw, dataset.source))
+        return stage(ctx, canonical, delivery.staged, ColumnsSeen(raw, dataset.source))
 
 
-def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fate:
+def publish(ctx: Context, batch: Batch, counts: Counts, delivery: Delivery) -> Fate:
     """Make a checked batch visible: quarantine first, then events; both merges only insert what is new.
 
     Raises
@@ -237,6 +241,17 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
     internal = ("reasons", "record", "unparsed", "source_file", ROW)
     accepted = batch.accepted.select(*[name for name in batch.accepted.columns if name not in internal])
     new = {"quarantine": batch.distinct_rejected, "events": batch.distinct_accepted}
+    stamp = {
+        "fingerprint": delivery.fingerprint,
+        "mapping": delivery.identity["mapping"],
+        "source": delivery.source,
+    }
+    if delivery.anew:
+        ctx.root.remove(LEDGER)  # what it says is of the tables as they were
+        for name, rows in (("quarantine", rejected), ("events", accepted)):
+            commit = metadata(job=JOB, **stamp)
+            replace_rows(catalog, rows, name, layout=dataset.layout, dates=None, stamp=commit)
+        return Fate(counts.read, new["events"], new["quarantine"], counts.read - sum(new.values()))
     touched = batch.accepted_dates
     looked_at = around(batch.accepted_dates, dataset.dedup_days)
     for name, rows, staged_rows, key, dates, days in (
@@ -257,7 +272,6 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
             f" + duplicates {repeated + known}; nothing was made visible",
             remedy="this is a defect: please report it with the data set's YAML",
         )
-    stamp = {"fingerprint": fingerprint, "mapping": mapping_digest(ctx)}
     if quarantined:
         quarantined = insert_new(
             catalog,
@@ -282,7 +296,7 @@ def publish(ctx: Context, batch: Batch, counts: Counts, fingerprint: str) -> Fat
     return Fate(counts.read, kept, quarantined, counts.read - kept - quarantined)
 
 
-def _details(ctx: Context, files: Snapshot, counts: Counts, fate: Fate) -> dict[str, Any]:
+def _details(ctx: Context, files: Snapshot, counts: Counts, fate: Fate, said: list[str]) -> dict[str, Any]:
     return {
         "source": ctx.config.dataset.source.path,
         "files": files.files,
@@ -296,15 +310,8 @@ def _details(ctx: Context, files: Snapshot, counts: Counts, fate: Fate) -> dict[
         "outside_dates": counts.outside,
         "reasons": counts.reasons,
         "warnings": counts.warnings,
-        "cautions": _cautions(counts),
+        "cautions": said,
     }
-
-
-def _cautions(counts: Counts) -> list[str]:
-    """What a reader of the result must know of the records that stayed."""
-    return [
-        f"Quality warning '{name}': {rows:,} rows (kept)." for name, rows in sorted(counts.warnings.items())
-    ]
 
 
 def _ledger(ctx: Context, fingerprint: str) -> dict[str, Any] | None:

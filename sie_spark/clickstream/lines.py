@@ -217,7 +217,8 @@ def read_csv(
             {**whole.untyped, **part.untyped},
             folders=whole.folders,
         )
-    return replace(whole, doubts=((REPLACED, _replaced_letters(whole)),))
+    fields = len(next(iter(groups))) if len(groups) == 1 else 0
+    return replace(whole, doubts=((REPLACED, _replaced_letters(whole)),), fields=fields)
 
 
 def _replaced_letters(raw: Raw) -> Column:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from sie_spark.clickstream.canonical import UNPARSABLE, judged_by, outcome_columns
 from sie_spark.clickstream.drift import NEW_COLUMN, REPLACED, Raw
-from sie_spark.clickstream.staging import BAD, Counts
-from sie_spark.platform.config import Source
+from sie_spark.clickstream.examples import (
+    duplicate_examples,
+    outcome_texts,
+    rejected_examples,
+    some_outcomes,
+    unparsed_lines,
+)
+from sie_spark.clickstream.outcomes import mapping, named, reason_of
+from sie_spark.clickstream.staging import BAD, DRIFTED, Counts, staged
+from sie_spark.clickstream.tolerance import NOTABLE, OWN_RULES, go_on, part, percent
+from sie_spark.clickstream.unparsed import diagnosis
+from sie_spark.platform.config import Dataset, Source
 from sie_spark.platform.errors import SourceError
 
+if TYPE_CHECKING:
+    from sie_spark.platform.context import Context
+
+TOP = 3  # reasons that are named
 ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
 # by the reason that every row is rejected for
 WHAT_TO_MEND = {
     "event_ts:required": "check dataset.event_time: its expression is null, or reads otherwise than its format says",
     "event_ts:absurd": "check dataset.event_time.format: read so, the times lie before 1990 or after 2099",
-    "label:not 0 or 1": "make dataset.columns.label 0 or 1, e.g. cast(clicks > 0 AS INT)",
     "sampling_rate:not in (0, 1]": "make dataset.sampling_rate a probability: of percents, percent / 100",
 }
 ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
@@ -55,14 +70,8 @@ class ColumnsSeen:
             )
 
 
-def check_counts(settings: Source, counts: Counts) -> None:
-    """Refuse an empty source, and one that is of another kind altogether.
-
-    Raises
-    ------
-    SourceError
-        naming the reason that most rows are rejected for, and what to mend.
-    """
+def check_read(settings: Source, counts: Counts) -> None:
+    """Refuse a source without records, or without any of the asked dates."""
     source = settings.path
     if counts.read == 0 and counts.outside == 0:
         raise SourceError(f"{source}: holds no records", remedy="check the source: its files are empty")
@@ -71,30 +80,159 @@ def check_counts(settings: Source, counts: Counts) -> None:
             f"{source}: none of its {counts.outside:,} records lie in the asked dates",
             remedy="check run.date_from and run.date_to",
         )
-    unparsed = counts.reasons.get("unparsable", 0)
-    if unparsed == counts.read >= ALL_ROWS_WRONG:
-        raise SourceError(
-            f"{source}: no record can be parsed as {settings.format}",
-            remedy="check dataset.source.format and source.options",
-        )
+
+
+def check_shares(ctx: Context, fingerprint: str, counts: Counts, duplicates: int) -> None:
+    """Refuse a batch of which too much cannot be used: more than ``dataset.tolerate``, or every row of it.
+
+    Parameters
+    ----------
+    fingerprint:
+        of the staged batch, which examples are taken from.
+    duplicates:
+        accepted rows that the batch holds already.
+
+    Raises
+    ------
+    SourceError
+        with the most frequent reasons, examples that name nobody, and how to go on.
+    """
+    dataset, read = ctx.config.dataset, counts.read
+    rows = {"unreadable": counts.unreadable, "unclear": counts.unclear, "duplicate": duplicates}
+    over = {kind: number for kind, number in rows.items() if number > dataset.tolerate * read}
     # a whole delivery with a drifted column is what on_new_column and its like asked to quarantine
-    if counts.rejected - counts.drifted == counts.read >= ALL_ROWS_WRONG:
-        worst = max(counts.reasons, key=lambda reason: _blame(reason, counts), default="unknown")
-        retyped = worst.removeprefix("type:")
-        raise SourceError(
-            f"{source}: every one of {counts.read:,} rows is rejected, mostly for '{worst}'",
-            remedy=f"declare '{retyped}' in dataset.source.columns as what it holds: of 1.0 a DOUBLE, else a STRING"
-            if retyped != worst
-            else WHAT_TO_MEND.get(worst, "the columns or the rules in the YAML do not fit this source"),
-        )
-    if settings.on_type_change != "refuse":
+    nothing_left = counts.rejected - counts.drifted == read >= ALL_ROWS_WRONG
+    if nothing_left and not over:
+        over = {kind: number for kind, number in rows.items() if number} or {"ruled_out": counts.ruled_out}
+    if not over:
         return
-    for reason, rows in counts.reasons.items():
-        if reason.startswith("type:") and rows == counts.read - unparsed >= ALL_ROWS_WRONG:
-            raise SourceError(
-                f"{source}: every value of column '{reason[5:]}' has another type than declared",
-                remedy="correct dataset.source.columns, or set source.on_type_change to quarantine",
-            )
+    looks = {
+        "unreadable": _unreadable,
+        "unclear": _unclear,
+        "duplicate": _duplicate,
+        "ruled_out": _ruled_out,
+    }
+    found = [looks[kind](ctx, fingerprint, counts, number) for kind, number in over.items()]
+    remedies = list(dict.fromkeys(remedy for _, remedy in found))
+    if not nothing_left:
+        remedies.append(f"to go on without these records, {go_on(max(over.values()) / read)}")
+    allowed = f"; dataset.tolerate allows {percent(dataset.tolerate)} of each" if not nothing_left else ""
+    raise SourceError(
+        f"{dataset.source.path}: {'; '.join(said for said, _ in found)}{allowed}; nothing was made visible",
+        remedy="; ".join(remedies),
+    )
+
+
+def _unreadable(ctx: Context, fingerprint: str, counts: Counts, number: int) -> tuple[str, str]:
+    dataset, rows = ctx.config.dataset, staged(ctx, fingerprint)
+    own, outcomes = judged_by(dataset)
+    reasons = {
+        reason: n
+        for reason, n in counts.reasons.items()
+        if reason not in (*own, *outcomes) and not re.match(DRIFTED, reason)
+    }
+    worst = sorted(reasons, key=lambda reason: _blame(reason, counts), reverse=True)
+    remedies = [_what_to_mend(ctx, fingerprint, counts, reason) for reason in worst[:1]]
+    said = _with_examples(rows, {reason: reasons[reason] for reason in worst}, dataset)
+    return f"{part(number, counts.read, 'records')} cannot be read as the data set says: {said}", remedies[0]
+
+
+def _unclear(ctx: Context, fingerprint: str, counts: Counts, number: int) -> tuple[str, str]:
+    said, lines = _outcomes(ctx, fingerprint, counts, counted=True)
+    what = f"{part(number, counts.read, 'records')} have an outcome that is neither 0 nor 1: {said}"
+    return what, f"say what is meant, {lines}"
+
+
+def _duplicate(ctx: Context, fingerprint: str, counts: Counts, number: int) -> tuple[str, str]:
+    dataset = ctx.config.dataset
+    examples = "; ".join(duplicate_examples(ctx, fingerprint))
+    if dataset.event_key:
+        same, others = (
+            f"have the dataset.event_key ({', '.join(dataset.event_key)}) of another one",
+            (
+                "name the columns in dataset.event_key that tell them apart"
+                + (", or leave it out: every row of a table counts then" if dataset.kind == "tabular" else "")
+            ),
+        )
+    else:
+        same, others = (
+            "are equal to another one",
+            "equal records are one event"
+            + (
+                "; where each of them counts, set dataset.kind: tabular"
+                if dataset.kind == "impressions"
+                else ""
+            ),
+        )
+    return f"{part(number, counts.read, 'records')} {same} of this delivery: {examples}", others
+
+
+def _ruled_out(ctx: Context, fingerprint: str, counts: Counts, number: int) -> tuple[str, str]:
+    rows, dataset = staged(ctx, fingerprint), ctx.config.dataset
+    broken = own_reasons(ctx, counts)
+    said = _with_examples(rows, broken, dataset)
+    return (
+        f"{part(number, counts.read, 'records')} break the rules of the data set: {said}",
+        "the columns or the rules in the YAML do not fit this source",
+    )
+
+
+def own_reasons(ctx: Context, counts: Counts) -> dict[str, int]:
+    """How many rows break each of the user's rules, the most frequent first."""
+    own, _ = judged_by(ctx.config.dataset)
+    return {
+        name: counts.reasons[name]
+        for name in sorted(own, key=lambda name: -counts.reasons.get(name, 0))
+        if name in counts.reasons
+    }
+
+
+def _with_examples(rows: DataFrame, reasons: dict[str, int], dataset: Dataset) -> str:
+    """The top reasons, how often each comes, and examples."""
+    said = []
+    for reason, number in list(reasons.items())[:TOP]:
+        examples = " | ".join(rejected_examples(rows, reason, dataset))
+        said.append(
+            f"'{reason}' {number:,} times, such as {examples}" if examples else f"'{reason}' {number:,} times"
+        )
+    return "; ".join(said)
+
+
+def _outcomes(ctx: Context, fingerprint: str, counts: Counts, *, counted: bool) -> tuple[str, str]:
+    """What the outcome columns hold beside 0 and 1, in words, and the settings that map it."""
+    dataset, rows = ctx.config.dataset, staged(ctx, fingerprint)
+    said, lines = [], []
+    for name in outcome_columns(dataset):
+        reason = reason_of(name)
+        if reason not in counts.reasons:
+            continue
+        sql, kind = dataset.columns[name], rows.schema[name].dataType.simpleString()
+        values = outcome_texts(rows, name, dataset) if counted else some_outcomes(rows, name, reason, dataset)
+        if told := named(values):
+            said.append(f"'{reason}', where {sql} is {told}")
+            lines.append(mapping(f"dataset.columns.{name}", sql, values, kind, keep=True))
+    return "; ".join(said), " and ".join(lines)
+
+
+def _what_to_mend(ctx: Context, fingerprint: str, counts: Counts, reason: str) -> str:
+    source = ctx.config.dataset.source
+    if reason == UNPARSABLE:
+        return why_unparsed(ctx, fingerprint, counts) or "check dataset.source.format and source.options"
+    if reason.startswith("type:"):
+        name = reason.removeprefix("type:")
+        return (
+            f"declare '{name}' in dataset.source.columns as what it holds: of 1.0 a DOUBLE, else a STRING"
+            + ("" if source.format in ("csv", "json") else ", and cast it in dataset.columns")
+        )
+    return WHAT_TO_MEND.get(reason, f"check dataset.columns.{reason.partition(':')[0]}")
+
+
+def why_unparsed(ctx: Context, fingerprint: str, counts: Counts) -> str:
+    """Why records of a staged batch cannot be parsed, where they tell."""
+    if not counts.reasons.get(UNPARSABLE):
+        return ""
+    lines = unparsed_lines(staged(ctx, fingerprint))
+    return diagnosis(lines, ctx.config.dataset.source, counts.fields)
 
 
 def _blame(reason: str, counts: Counts) -> tuple[bool, int]:
@@ -103,19 +241,35 @@ def _blame(reason: str, counts: Counts) -> tuple[bool, int]:
     return reason.startswith("type:") and 2 * rows > counts.read, rows
 
 
-def doubts(settings: Source, counts: Counts) -> list[str]:
-    """What to set where a CSV was perhaps read otherwise than it was written."""
-    said, given = [], {name.lower(): value for name, value in settings.options.items()}
+def cautions(ctx: Context, fingerprint: str, counts: Counts, duplicates: int) -> list[str]:
+    """What a reader of the result must know of the records that are in quarantine, or stayed."""
+    read, said = counts.read, []
     if number := counts.warnings.get(REPLACED):
+        given = {name.lower(): value for name, value in ctx.config.dataset.source.options.items()}
         encoding = given.get("encoding", given.get("charset", "UTF-8"))
         said.append(
             f"{number:,} records hold the letter U+FFFD, which stands for bytes that are not {encoding}: set"
-            " dataset.source.options.encoding to the file's own (ISO-8859-1, perhaps)"
+            " dataset.source.options.encoding to the file's own (ISO-8859-1, perhaps)."
         )
-    number = counts.reasons.get("unparsable", 0)
-    if number and settings.format == "csv" and given.get("multiline", "false").lower() == "false":
+    if counts.unclear:
+        told, lines = _outcomes(ctx, fingerprint, counts, counted=False)
+        found = part(counts.unclear, read, "records")
         said.append(
-            f"{number:,} lines of the CSV cannot be parsed: where fields in quotes hold line breaks set"
-            " dataset.source.options.multiLine: 'true'"
+            f"{found} are in quarantine for an outcome that is neither 0 nor 1: {told}. Say what is meant, {lines}."
         )
+    if counts.unreadable > NOTABLE * read:
+        said.append(f"{part(counts.unreadable, read, 'records')} cannot be read as the data set says.")
+    if why := why_unparsed(ctx, fingerprint, counts):
+        said.append(f"{counts.reasons[UNPARSABLE]:,} records cannot be parsed: {why}.")
+    if duplicates > NOTABLE * read:
+        found = part(duplicates, read, "records")
+        said.append(f"{found} are duplicates within the delivery, and were dropped.")
+    if counts.ruled_out > OWN_RULES * read:
+        broken = ", ".join(f"{name} {n:,}" for name, n in own_reasons(ctx, counts).items())
+        said.append(f"The data set's own rules reject {part(counts.ruled_out, read, 'records')}: {broken}.")
+    said += [
+        f"Quality warning '{name}': {rows:,} rows (kept)."
+        for name, rows in sorted(counts.warnings.items())
+        if name != REPLACED
+    ]
     return said

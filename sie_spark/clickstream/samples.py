@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
-from sie_spark.clickstream.days import Facts, event_facts, facts_by_date, label_counts, refresh_daily_counts
+from sie_spark.clickstream.days import (
+    Facts,
+    event_facts,
+    facts_by_date,
+    label_counts,
+    refresh_daily_counts,
+    rejected_facts,
+)
 from sie_spark.clickstream.impressions import build
-from sie_spark.clickstream.shown import select_events
+from sie_spark.clickstream.outcomes import reason_of
+from sie_spark.clickstream.set_aside import cautions, quarantine_rejected
+from sie_spark.clickstream.shown import items_shown, rejected, select_events, shown, told_outcomes
 from sie_spark.clickstream.staging import FOLDER, clear, overwrite
 from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
 from sie_spark.clickstream.tables import (
     EXPRESSIONS,
-    cluster_again,
-    commit_metadata,
     dates_in,
-    ensure,
+    replace_rows,
     session_settings,
 )
-from sie_spark.platform.catalog import metadata, retried
+from sie_spark.platform.catalog import metadata
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.config.names import context_of
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import ConfigError, DataError
-from sie_spark.platform.result import StageResult, TableRef
+from sie_spark.platform.errors import ConfigError, DataError, RowIdentityError
+from sie_spark.platform.result import Rows, StageResult, TableRef
 
 JOB = "samples"
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
@@ -50,7 +57,9 @@ def run(ctx: Context) -> StageResult:
     ConfigError
         for an expression or a column that does not fit the events.
     DataError
-        when no event shows an item.
+        when no event shows an item, or too many have an outcome that is neither 0 nor 1.
+    RowIdentityError
+        when impressions and rejected items are not the shown ones.
     """
     catalog = ctx.catalog
     source = catalog.ref("events")
@@ -66,9 +75,7 @@ def run(ctx: Context) -> StageResult:
     _check_asked(ctx, mapping, state)
     with session_settings(ctx.spark, EXPRESSIONS):
         outcomes = _outcomes(ctx.config.dataset, events)
-        days = facts_by_date(
-            ctx, "events", version, partial(event_facts, outcomes=outcomes), settings=outcomes
-        )
+        days = _facts(ctx, events, version, outcomes)
         have = sorted(days)
         newest = max(filter(None, (day["newest"] for day in days.values())), default=None)
         if not have:
@@ -85,12 +92,21 @@ def run(ctx: Context) -> StageResult:
         stale = _stale(ctx, state, now, have)
         _warn_of_rates(ctx, have)
         chosen = _restrict(ctx, have if stale is None else stale)
+        quarantine_rejected(ctx, events, days, chosen, JOB)
         dates = _written(ctx, chosen, events, now, fingerprint, everything=stale is None)
         if ctx.config.dataset.history.rates:
             refresh_daily_counts(ctx)
         counted = facts_by_date(ctx, "impressions", catalog.version("impressions"), label_counts)
+        _check_identity(days, counted, chosen)
+        said = cautions(ctx, events, days, list(counted))
     sent = {name: sum(day[name] for day in days.values()) for name in outcomes}
-    details = {**_totals(counted), "dates_rebuilt": dates, "outcome_events": sent}
+    details = {
+        **_totals(counted),
+        "rejected": sum(_rejected(days, day) for day in counted),
+        "dates_rebuilt": dates,
+        "outcome_events": sent,
+        "cautions": said,
+    }
     _say_outcomes(ctx, details)
     ctx.save_details(JOB, details)
     left = sorted(set(stale if stale is not None else have) - set(_restrict(ctx, have)))
@@ -114,6 +130,42 @@ def _outcomes(dataset: Dataset, events: DataFrame) -> dict[str, str]:
         if attribution is not None:
             select_events(events, attribution.event, f"impressions.{name}_event.event")
     return {name: attribution.event for name, attribution in found.items() if attribution is not None}
+
+
+def _facts(ctx: Context, events: DataFrame, version: int, outcomes: dict[str, str]) -> Facts:
+    """Of each date: newest event, shown items, the rejected ones among them, events of each outcome."""
+    dataset = ctx.config.dataset
+    shown(events, dataset, [])  # says what is wrong with the SQL
+    told, settings = told_outcomes(dataset, events.columns), dataset.impressions
+
+    def measure(rows: DataFrame) -> Facts:
+        if settings.session_gap_minutes is not None:  # whoever is known will have a session
+            rows = rows.withColumn("session_id", F.col("user_id"))
+        facts = event_facts(rows, outcomes, items_shown(dataset))
+        if told:
+            wrong = rejected_facts(rejected(rows, dataset), [reason_of(name) for name in told])
+            for day, counts in wrong.items():
+                facts[day]["rejected"] = counts
+        return facts
+
+    asked = [outcomes, told, settings.event, settings.items, settings.parallel, settings.session_gap_minutes]
+    return facts_by_date(ctx, "events", version, measure, settings=asked)
+
+
+def _rejected(days: Facts, day: str) -> int:
+    return int(days.get(day, {}).get("rejected", {}).get("", 0))
+
+
+def _check_identity(days: Facts, counted: Facts, dates: list[str]) -> None:
+    """Every shown item of these dates is an impression or was rejected."""
+    for day in dates:
+        made = sum(counts[0] for counts in counted.get(day, {}).values())
+        if made + _rejected(days, day) != days[day]["shown"]:
+            raise RowIdentityError(
+                f"{day}: {days[day]['shown']:,} shown items, but {made:,} impressions and {_rejected(days, day):,}"
+                " rejected ones",
+                remedy="this is a defect: please report it with the data set's YAML",
+            )
 
 
 def _say_outcomes(ctx: Context, details: dict[str, Any]) -> None:
@@ -198,25 +250,16 @@ def _written(
 
 
 def _replace(ctx: Context, frame: DataFrame, dates: list[str], stamp: dict[str, str], *, whole: bool) -> None:
-    catalog, dataset = ctx.catalog, ctx.config.dataset
-    new = not catalog.exists("impressions")
-    if new:
-        ensure(catalog, "impressions", frame.schema, layout=dataset.layout)
-    if len(dates) > 1 and dataset.layout == "partition":
+    layout = ctx.config.dataset.layout
+    if len(dates) > 1 and layout == "partition":
         # a task writes a file for every date it holds: gather them, in files of the size AQE advises
         frame = frame.hint("rebalance", "event_date")
-    writer = frame.write.format("delta").mode("overwrite")
-    writer = (
-        writer.option("overwriteSchema", "true") if whole else writer.option("replaceWhere", dates_in(dates))
-    )
-    if dataset.layout == "partition" and whole:
-        writer = writer.partitionBy("event_date")
     # a whole table anew names no dates: those that it had before may be gone
-    replaced = {} if whole else {"dates": json.dumps(dates)}
-    with commit_metadata(ctx.spark, metadata(job=JOB, **stamp, **replaced)):
-        retried(lambda: writer.save(catalog.path("impressions")))
-        if whole and dataset.layout == "cluster":  # an overwritten schema has no clustering
-            cluster_again(catalog, "impressions")
+    said = {} if whole else {"dates": json.dumps(dates)}
+    commit = metadata(job=JOB, **stamp, **said)
+    replace_rows(
+        ctx.catalog, frame, "impressions", layout=layout, dates=None if whole else dates, stamp=commit
+    )
 
 
 def _stale(ctx: Context, state: dict[str, Any], now: dict[str, Any], have: list[str]) -> list[str] | None:
@@ -266,10 +309,15 @@ def _result(ctx: Context, source: TableRef, details: dict[str, Any], *, skipped:
     metrics |= {f"{name}_events": float(sent) for name, sent in details.get("outcome_events", {}).items()}
     if metrics.get("impressions"):
         metrics["click_rate"] = metrics["clicks"] / metrics["impressions"]
+    kept, out = details.get("impressions", 0), details.get("rejected", 0)
+    rows = Rows(read=kept + out, kept=kept, quarantined=out)
     made = ["impressions", *(["daily_counts"] if ctx.config.dataset.history.rates else [])]
+    made += ["quarantine"] if out else []
     outputs = {name: ctx.catalog.ref(name) for name in made}
     inputs = {"events": source}
-    return StageResult(inputs=inputs, outputs=outputs, metrics=metrics, details=details, skipped=skipped)
+    return StageResult(
+        inputs=inputs, outputs=outputs, rows=rows, metrics=metrics, details=details, skipped=skipped
+    )
 
 
 def _asked(ctx: Context) -> tuple[str | None, str | None]:

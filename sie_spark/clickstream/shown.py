@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, NumericType, StringType, StructType
 
+from sie_spark.clickstream.drift import AS_JSON
 from sie_spark.clickstream.failures import nearest, reason
+from sie_spark.clickstream.outcomes import outcome, reason_of
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.names import LIST_SIZE, SHOWN_BY, check_names, context_of, ranked
 from sie_spark.platform.errors import ConfigError
@@ -19,6 +23,7 @@ INTERNAL = ("event_id", "event_date", "event_ts", "seq", "event_type", "user_id"
 # what tells lists apart: an id may begin anew in another session, or on another day
 LIST = (SESSION, "list_id", "event_date")
 PACKED = "_packed"
+REJECTED = "_rejected"  # whether an outcome that the row itself tells is neither 0 nor 1
 
 
 def sessionised(events: DataFrame, gap_minutes: float) -> DataFrame:
@@ -62,7 +67,8 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     Columns: impression_id (an event's key may come again on another day, its impressions' ids do not), event_id,
     list_id (the event's where nothing says it), event_ts, event_date, seq, user_id, session_id, item_id
     strings; position int (1-based, null where unknown); the context and parallel columns; click and
-    conversion int or null; sampling_rate; ``carried`` event columns that attribution matches on.
+    conversion int or null; sampling_rate; ``carried`` event columns that attribution matches on; REJECTED, where the
+    row itself tells an outcome: such a row was shown, and is left out at last by :func:`accepted`.
 
     Raises
     ------
@@ -70,6 +76,95 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
         for an expression that does not fit the events, and a column of theirs whose name is taken.
     """
     check_names(dataset, events.columns)
+    frame, context = _items(events, dataset)
+    settings, told = dataset.impressions, told_outcomes(dataset, events.columns)
+    names = [name for name in settings.parallel if name != "position"] if settings.items else []
+    there = {*INTERNAL, *context, *names, "list_id", "position"} - {"event_type"}
+    extra = [name for name in carried if name not in there]
+    rows = frame.select(
+        F.col("_impression_id").alias("impression_id"),
+        "event_id",
+        F.col("_list_id").alias("list_id"),
+        *[F.col(name) for name in ("event_ts", "event_date", "seq", "user_id", "session_id", "item_id")],
+        F.col("_position").alias("position"),
+        *[F.col(name) for name in (*context, *names)],
+        *[
+            _outcome(frame, told.get(name), f"impressions.{name}").alias(name)
+            for name in ("click", "conversion")
+        ],
+        "sampling_rate",
+        *[F.col(name).alias(f"_m_{name}") for name in extra],
+    )
+    _check_used(rows, events, dataset)
+    return rows.withColumn(REJECTED, _any_null(told)) if told else rows
+
+
+def told_outcomes(dataset: Dataset, columns: Sequence[str]) -> dict[str, str]:
+    """click, conversion: the SQL that tells it of a shown item; none where events of their own do, or nothing."""
+    settings = dataset.impressions
+    given = {
+        "click": (settings.click, settings.click_event),
+        "conversion": (settings.conversion, settings.conversion_event),
+    }
+    found = {name: sql or _label_column(dataset, columns, name) for name, (sql, _) in given.items()}
+    return {name: sql for name, sql in found.items() if sql is not None and given[name][1] is None}
+
+
+def items_shown(dataset: Dataset) -> Column:
+    """How many items an event shows, bigint: the rows that :func:`shown` makes of it."""
+    settings = dataset.impressions
+    number = F.lit(1)
+    if settings.items:
+        known = F.size(F.filter(settings.items, lambda item: item.isNotNull()))
+        number = F.when(F.col(settings.items).isNotNull(), known).otherwise(0)
+    return F.when(F.expr(settings.event), number).otherwise(0).cast("bigint")
+
+
+def accepted(rows: DataFrame) -> DataFrame:
+    """The rows of :func:`shown` without the rejected ones."""
+    return rows.where(~F.col(REJECTED)) if REJECTED in rows.columns else rows
+
+
+def rejected(events: DataFrame, dataset: Dataset) -> DataFrame:
+    """The rejected ones of :func:`shown`: impression_id, event_date, reasons array<string>, record (JSON).
+
+    A record has the item, its list and its people as they stand in events, and its outcomes as they came.
+    """
+    frame, context = _items(events, dataset)
+    raw = _raw(told_outcomes(dataset, events.columns))
+    wrong = [F.when(outcome(value).isNull(), F.lit(reason_of(name))) for name, value in raw.items()]
+    kept = ("event_id", "event_ts", "user_id", "session_id", "item_id", *context)
+    record = {
+        "impression_id": F.col("_impression_id"),
+        "list_id": F.col("_list_id"),
+        **{name: F.col(name) for name in kept},
+        "position": F.col("_position"),
+        **raw,
+    }
+    fields = F.struct(*[value.alias(name) for name, value in record.items()])
+    return frame.select(
+        F.col("_impression_id").alias("impression_id"),
+        "event_date",
+        F.array_compact(F.array(*wrong)).alias("reasons"),
+        F.to_json(fields, {**AS_JSON, "ignoreNullFields": "false"}).alias("record"),
+    ).where(F.size("reasons") > 0)
+
+
+def outcome_values(events: DataFrame, dataset: Dataset) -> tuple[DataFrame, dict[str, str]]:
+    """The outcomes that rows themselves tell, as text, of every shown item; and their types in words."""
+    frame, _ = _items(events, dataset)
+    told = told_outcomes(dataset, events.columns)
+    kinds = {name: frame.select(F.expr(sql).alias(name)).schema[name].dataType for name, sql in told.items()}
+    texts = [value.alias(name) for name, value in _raw(told).items()]
+    return frame.select(*texts), {name: kind.simpleString() for name, kind in kinds.items()}
+
+
+def _raw(told: Mapping[str, str]) -> dict[str, Column]:
+    return {name: F.expr(sql).cast("string") for name, sql in told.items()}
+
+
+def _items(events: DataFrame, dataset: Dataset) -> tuple[DataFrame, list[str]]:
+    """Shown items beside the columns of their events, and which of these are the context."""
     settings = dataset.impressions
     lists = select_events(events, settings.event, "impressions.event")
     context = context_of(dataset, events.columns)
@@ -93,26 +188,7 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
             _value(frame, position, "position").cast("int").alias("_position"),
             F.col("item_id").alias(SHOWN_BY),
         )
-    names = [name for name in settings.parallel if name != "position"] if settings.items else []
-    labels = {
-        "click": settings.click or _label_column(dataset, events, "click"),
-        "conversion": settings.conversion or _label_column(dataset, events, "conversion"),
-    }
-    there = {*INTERNAL, *context, *names, "list_id", "position"} - {"event_type"}
-    extra = [name for name in carried if name not in there]
-    rows = frame.select(
-        F.col("_impression_id").alias("impression_id"),
-        "event_id",
-        F.col("_list_id").alias("list_id"),
-        *[F.col(name) for name in ("event_ts", "event_date", "seq", "user_id", "session_id", "item_id")],
-        F.col("_position").alias("position"),
-        *[F.col(name) for name in (*context, *names)],
-        *[_flag(frame, sql, f"impressions.{name}").alias(name) for name, sql in labels.items()],
-        "sampling_rate",
-        *[F.col(name).alias(f"_m_{name}") for name in extra],
-    )
-    _check_used(rows, events, dataset)
-    return rows
+    return frame, context
 
 
 def _check_used(rows: DataFrame, events: DataFrame, dataset: Dataset) -> None:
@@ -210,16 +286,20 @@ def unpacked(rows: DataFrame) -> DataFrame:
     return rows.select(*[name for name in rows.columns if name != PACKED], f"{PACKED}.*")
 
 
-def _label_column(dataset: Dataset, events: DataFrame, kind: str) -> str | None:
-    """The event column that says whether an item was clicked, or bought; None where outcome events do."""
-    if kind in events.columns:
+def _label_column(dataset: Dataset, columns: Sequence[str], kind: str) -> str | None:
+    """The event column that says whether an item was clicked, or bought; None where there is none."""
+    if kind in columns:
         return kind
     return "label" if dataset.kind != "events" and dataset.label == kind else None
 
 
 def _exploded(frame: DataFrame, items: str, parallel: dict[str, str]) -> DataFrame:
-    """Lists longer than their items have no impression there; a list can name an item twice."""
-    zipped = F.arrays_zip(*[F.col(name) for name in (items, *parallel.values())])
+    """Lists longer than their items have no impression there; a list can name an item twice, and lack prices."""
+    beside = [
+        F.coalesce(name, F.array().cast(frame.schema[name].dataType)).alias(name)
+        for name in parallel.values()
+    ]
+    zipped = F.arrays_zip(F.col(items), *beside)
     kept = [F.col(name) for name in frame.columns if name not in parallel]
     rows = frame.select(*kept, F.posexplode(zipped).alias("_at", "_shown"))
     place = F.col(f"_shown.{parallel['position']}") if "position" in parallel else F.col("_at") + 1
@@ -246,7 +326,11 @@ def _check_items(events: DataFrame, items: str) -> None:
         )
 
 
-def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
+def _any_null(names: Iterable[str]) -> Column:
+    return reduce(or_, [F.col(name).isNull() for name in names])
+
+
+def _outcome(frame: DataFrame, sql: str | None, setting: str) -> Column:
     from pyspark.errors import PySparkException
 
     if sql is None:
@@ -258,9 +342,7 @@ def _flag(frame: DataFrame, sql: str | None, setting: str) -> Column:
             f"dataset.{setting}: '{sql}' is not valid: {reason(error)}",
             remedy="correct the SQL; the event's own item is event_item_id there, the shown one item_id",
         ) from None
-    value = F.lower(F.expr(sql).cast("string"))
-    yes = (value == "true") | (value.try_cast("double") == 1)
-    return F.when(yes, 1).otherwise(0).cast("int")
+    return outcome(F.expr(sql))
 
 
 def _value(frame: DataFrame, sql: str, setting: str) -> Column:

@@ -143,6 +143,29 @@ def insert_new(
     return int(row["num_inserted_rows"]) if row is not None else 0
 
 
+def replace_rows(
+    catalog: Catalog,
+    frame: DataFrame,
+    name: str,
+    *,
+    layout: str,
+    dates: Sequence[str] | None,
+    stamp: str,
+) -> None:
+    """Replace the rows of these dates in one commit; None: all rows, and the columns with them."""
+    ensure(catalog, name, frame.schema, layout=layout)
+    writer = frame.write.format("delta").mode("overwrite")
+    if dates is not None:
+        writer = writer.option("replaceWhere", dates_in(dates))
+    else:
+        writer = writer.option("overwriteSchema", "true")
+        writer = writer.partitionBy("event_date") if layout == "partition" else writer
+    with commit_metadata(catalog.spark, stamp):
+        retried(lambda: writer.save(catalog.path(name)))
+        if dates is None and layout == "cluster":  # an overwritten schema has no clustering
+            cluster_again(catalog, name)
+
+
 def vacuum_now(catalog: Catalog, table: str) -> None:
     """Remove the files that hold no current row, without the retention that time travel needs."""
     settings = {**NOW, **(LOCAL if catalog.root.is_local else {})}

@@ -237,6 +237,7 @@ def _judged(
     drift = drift_reasons(settings, new, missing)
     columns: list[Column] = []
     reasons: list[Column] = []
+    untyped: dict[str, str] = {}
     for name in names:
         if name in new:
             continue
@@ -245,6 +246,7 @@ def _judged(
         if not widens(actual, wanted):
             columns.append(cast_text(column.cast("string"), wanted).alias(name))
             reasons.append(retyped_reason(settings, column, name, actual=actual, wanted=wanted))
+            untyped[name] = wanted.simpleString()
         else:
             columns.append((column.cast(wanted) if actual != wanted else column).alias(name))
     drift = F.concat(drift, F.array_compact(F.array(*reasons))) if reasons else drift
@@ -258,4 +260,4 @@ def _judged(
         F.struct(*[F.col(f"`{name}`") for name in names if name not in new] or [F.lit(None)]).alias(SOURCE),
     )
     frame = add_nulls(frame, schema, missing)
-    return Raw(frame, [name for name in frame.columns if name not in HELPERS], {})
+    return Raw(frame, [name for name in frame.columns if name not in HELPERS], untyped)

@@ -181,6 +181,20 @@ class Catalog:
         """What the newest data commit that has this key in its stamp says under it, or None."""
         return next((stamp[key] for stamp in self._stamps(name) if key in stamp), None)
 
+    def whole_history(self, name: str) -> list[dict[str, str]] | None:
+        """The stamps of all data commits since a table was made or replaced as a whole; None where some are gone."""
+        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
+        columns = ("version", "operation", "operationParameters", "userMetadata")
+        found = []
+        commits = history.select(*columns).collect()  # at most RECENT
+        for version, operation, parameters, text in sorted(commits, key=lambda commit: -commit[0]):
+            if operation not in MAINTENANCE:
+                found.append(stamp_of(text))
+            replaced = operation == "WRITE" and (parameters or {}).get("mode") == "Overwrite"
+            if version == 0 or (replaced and "predicate" not in parameters):
+                return found
+        return None
+
     def _stamps(self, name: str) -> list[dict[str, str]]:
         """The stamps of the newest data commits, the newest first; none where there is no table."""
         if not self.exists(name):

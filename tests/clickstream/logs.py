@@ -26,6 +26,7 @@ def settings(path: Path, **dataset: Any) -> dict[str, Any]:
             "key": "id",
         },
         "event_key": ["key"],
+        "tolerate": 1,  # of a few records one is a large share
     }
     base["source"].update(dataset.pop("source", {}))
     return {"dataset": {**base, **dataset}}

@@ -29,10 +29,10 @@ def test_criteo_format(make_context, tmp_path: Path) -> None:
     lines += [lines[0], "2" + lines[1][1:], lines[2].replace("\t", "\tx", 1), "0\t1\t2"]
     (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
     ctx, ingested, sampled = run(make_context, "criteo", tmp_path / "train.txt")
-    assert ingested.rows.as_dict() == {"read": 64, "kept": 60, "quarantined": 3, "duplicate": 1}
+    assert ingested.rows.as_dict() == {"read": 64, "kept": 61, "quarantined": 3, "duplicate": 0}
     found = {tuple(row["reasons"]) for row in rows(ctx.catalog.read("quarantine"))}
     assert found == {("label:not 0 or 1",), ("type:I1",), ("unparsable",)}
-    assert sampled.metrics["impressions"] == 60 and sampled.metrics["clicks"] == 30
+    assert sampled.metrics["impressions"] == 61 and sampled.metrics["clicks"] == 30
     row = ctx.catalog.read("impressions").first().asDict()
     assert row["label"] in (0.0, 1.0) and len(row["C26"] or "8 digits") == 8
     assert row["group_key"] == row["impression_id"]
@@ -48,7 +48,7 @@ def test_avazu_format(make_context, tmp_path: Path) -> None:
     ctx, ingested, sampled = run(make_context, "avazu", tmp_path / "train.csv")
     assert ingested.rows.as_dict() == {"read": 33, "kept": 30, "quarantined": 2, "duplicate": 1}
     found = {tuple(row["reasons"]) for row in rows(ctx.catalog.read("quarantine"))}
-    assert found == {("event_ts:required",), ("label:not 0 or 1",)}
+    assert found == {("event_ts:required",), ("label:not 0 or 1", "click:not 0 or 1")}
     assert sampled.metrics["clicks"] == 15
     held = rows(ctx.catalog.read("impressions"))
     assert len({row["group_key"] for row in held}) == 5

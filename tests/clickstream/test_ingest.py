@@ -299,7 +299,11 @@ class TestErrorsNameFileColumnAndRemedy:
 
     def test_not_json(self, make_context, tmp_path: Path) -> None:
         log = write(tmp_path / "log.json", *["a,b"] * 30)
-        self.fails(make_context, settings(log), "no record can be parsed as json")
+        self.fails(
+            make_context,
+            settings(log),
+            "every one of 30 records cannot be read.*'unparsable' 30 times, such as x,x",
+        )
 
     def test_unknown_column(self, make_context, tmp_path: Path) -> None:
         config = settings(write(tmp_path / "log.json", event("a")))
@@ -415,8 +419,8 @@ def test_a_batch_that_fails_the_identity_is_staged_again(make_context, tmp_path:
     log = write(tmp_path / "log.json", event("1"), event("2"))
     found = staging.distinct_rows
 
-    def more(ctx, fingerprint, counts):  # as when the source changes while it is read
-        return found(ctx, fingerprint, dataclasses.replace(counts, read=3))
+    def more(ctx, fingerprint, counts, **asked):  # as when the source changes while it is read
+        return found(ctx, fingerprint, dataclasses.replace(counts, read=3), **asked)
 
     with monkeypatch.context() as patch, pytest.raises(RowIdentityError, match="rows read 3"):
         patch.setattr(ingest, "distinct_rows", more)

@@ -25,6 +25,7 @@ def config(path: Path | str, **dataset: object) -> dict:
         "source": {"path": str(path), **dataset.pop("source", {})},
         "event_time": {"expression": "t"},
         "columns": {"event_type": "'view'", "user_id": "u", "item_id": "i", **dataset.pop("columns", {})},
+        "tolerate": 1,  # of a few records one is a large share
     }
     return {"dataset": {**base, **dataset}}
 

@@ -254,8 +254,8 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     read: list[tuple[str, list[str]]] = []
 
     def spied(name: str, measure):
-        def spy(frame, **more):
-            facts = measure(frame, **more)
+        def spy(frame, *more):
+            facts = measure(frame, *more)
             read.append((name, sorted(facts)))
             return facts
 

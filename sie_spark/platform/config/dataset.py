@@ -266,6 +266,14 @@ class Dataset(Settings):
         description="SQL: probability with which the log had kept the row; carried into offset and weight",
     )
     rules: list[Rule] = []
+    tolerate: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="a run stops, and nothing of it is visible, where a larger share of its records cannot be read, or"
+        " has a label, click or conversion that is neither 0 nor 1, or is a duplicate within the delivery; each is"
+        " counted by itself, what your own rules reject is not",
+    )
     impressions: Impressions = Impressions()  # type: ignore[call-arg]
     history: History = History()  # type: ignore[call-arg]
     maturity_hours: Hours | None = Field(
