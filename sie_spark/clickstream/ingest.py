@@ -9,6 +9,7 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import canonicalise
+from sie_spark.clickstream.drift import REPEATED
 from sie_spark.clickstream.failures import readable
 from sie_spark.clickstream.pseudonyms import load_key
 from sie_spark.clickstream.refusals import ColumnsSeen, check_counts, doubts
@@ -300,9 +301,15 @@ def _details(ctx: Context, files: Snapshot, counts: Counts, fate: Fate) -> dict[
 
 def _cautions(counts: Counts) -> list[str]:
     """What a reader of the result must know of the records that stayed."""
-    return [
+    said = [
         f"Quality warning '{name}': {rows:,} rows (kept)." for name, rows in sorted(counts.warnings.items())
     ]
+    if twice := counts.reasons.get(REPEATED):
+        said.append(
+            f"{twice:,} records say a key twice, with two values: nobody can tell which is meant, and they are set aside"
+            f" (reason '{REPEATED}' in quarantine, and which key)."
+        )
+    return said
 
 
 def _ledger(ctx: Context, fingerprint: str) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.drift import NEW_COLUMN, REPLACED, Raw
+from sie_spark.clickstream.drift import NEW_COLUMN, REPEATED, REPLACED, Raw
 from sie_spark.clickstream.staging import BAD, Counts
 from sie_spark.platform.config import Source
 from sie_spark.platform.errors import SourceError
@@ -18,6 +18,7 @@ WHAT_TO_MEND = {
     "event_ts:required": "check dataset.event_time: its expression is null, or reads otherwise than its format says",
     "event_ts:absurd": "check dataset.event_time.format: read so, the times lie before 1990 or after 2099",
     "label:not 0 or 1": "make dataset.columns.label 0 or 1, e.g. cast(clicks > 0 AS INT)",
+    REPEATED: "each record says a key twice, with two values (a reason in quarantine names it): mend what writes them",
     "sampling_rate:not in (0, 1]": "make dataset.sampling_rate a probability: of percents, percent / 100",
 }
 ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
