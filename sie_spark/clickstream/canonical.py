@@ -163,7 +163,7 @@ def _canonical(
         out,
         dataset,
         names,
-        reasons=[*[f"type:{name}" for name in raw.untyped], *[name for name, _ in reasons]],
+        reasons=[*raw.reasons, *[f"type:{name}" for name in raw.untyped], *[name for name, _ in reasons]],
         warnings=named,
         masks=tuple(raw.masks),
         folders=raw.folders,

@@ -23,6 +23,7 @@ SOURCE = "_sie_source"  # the record as it came, a struct: what a rejected row k
 CORRUPT = "_sie_corrupt"
 REPLACED = "text: U+FFFD"  # the letter that a reader puts where bytes are not of the file's encoding
 NEW_COLUMN, MISSING_COLUMN = "new_column:", "missing_column:"
+REPEATED = "repeated_key"  # a key of one JSON object that comes twice, with two values
 MASK_BITS = 62
 # a record is known by its text: times to the microsecond, where to_json by itself writes milliseconds
 AS_JSON = {
@@ -40,7 +41,8 @@ class Raw:
     declared column of a JSON source the helper column and the bit that say whether a record has it. ``others``:
     the files of other layouts, whose columns may have other types. ``folders``: columns that are not in the
     record's text but in the names of its folders. ``doubts``: names of what looks wrong in a record that is kept,
-    and a test over ``frame``. ``fields``: of a line of CSV, where all files have the same; else 0.
+    and a test over ``frame``. ``fields``: of a line of CSV, where all files have the same; else 0. ``reasons``: those of
+    DRIFT that are counted.
     """
 
     frame: DataFrame
@@ -51,6 +53,7 @@ class Raw:
     folders: tuple[str, ...] = ()
     doubts: tuple[tuple[str, Column], ...] = ()
     fields: int = 0
+    reasons: tuple[str, ...] = ()
 
     @property
     def masks(self) -> list[str]:

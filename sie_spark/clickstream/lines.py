@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, MapType, StringType, StructField, StructType
 
 from sie_spark.clickstream.drift import (
     CORRUPT,
@@ -24,12 +24,14 @@ from sie_spark.clickstream.drift import (
     MASK_BITS,
     MISSING_COLUMN,
     NEW_COLUMN,
+    REPEATED,
     REPLACED,
     SOURCE,
     TEXT,
     UNPARSED,
     Raw,
     add_nulls,
+    both,
     drift_reasons,
     extra_columns,
     no_extra,
@@ -45,6 +47,7 @@ from sie_spark.platform.errors import SourceError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+NESTED = (ArrayType, MapType, StructType)
 KEEP = ("add", "quarantine")  # what becomes of undeclared columns where they are not dropped or refused
 MAX_COLUMNS = "200000"  # fields of a CSV line; with more the file cannot be read
 MANY_FILES = 256  # CSV headers looked at one by one; Spark itself checks the rest against them
@@ -92,9 +95,10 @@ def read_json(
     )
     kept_text = F.when(valid, value).otherwise(F.concat(F.lit("base64:"), F.base64(value.cast("binary"))))
     known = F.array(*[F.lit(name) for name in (*schema.names, *partitions)])
-    has_new = whole & (F.size(record) > reduce(add, [F.bit_count(mask) for mask in masks]))
+    # more fields than declared columns have: some are not declared, or come twice
+    more = whole & (F.size(record) > reduce(add, [F.bit_count(mask) for mask in masks]))
     new = F.array_except(F.map_keys(record), known)
-    has_new = has_new & (F.size(new) > 0)  # a field named like a folder's column is not new
+    has_new = more & (F.size(new) > 0)  # a field named like a folder's column is not new
     drift = no_reasons()
     if settings.on_new_column in ("refuse", "quarantine"):
         drift = F.when(has_new, prefixed(NEW_COLUMN, new)).otherwise(drift)
@@ -102,6 +106,14 @@ def read_json(
         absent = F.array_except(F.array(*[F.lit(name) for name in schema.names]), F.map_keys(record))
         absent_too = F.concat(drift, prefixed(MISSING_COLUMN, absent))
         drift = F.when(whole & (F.size(absent) > 0), absent_too).otherwise(drift)
+    told = None if settings.on_new_column in KEEP else known  # what is kept of a record
+    twice = F.concat(
+        F.when(more, _repeated(record, told)).otherwise(no_reasons()),
+        *[_repeated_within(field.name) for field in schema if isinstance(field.dataType, NESTED)],
+    )
+    drift = both(
+        drift, F.when(F.size(twice) > 0, F.concat(F.array(F.lit(REPEATED)), twice)).otherwise(no_reasons())
+    )
     extra = F.map_filter(record, lambda key, _: ~F.array_contains(known, key))
     frame = frame.select(
         *names,
@@ -112,7 +124,30 @@ def read_json(
         *masks,
     )
     raw = typed_from_text(frame, schema, partitions, tuple(masks))
-    return replace(raw, bits=bits if settings.columns else {})
+    return replace(raw, bits=bits if settings.columns else {}, reasons=(REPEATED,))
+
+
+def _repeated(record: Column, told: Column | None) -> Column:
+    """Reasons of a record that says a key of ``told`` (None: any) twice, with two values: it has but the first."""
+    fields, mark = (
+        F.array_distinct(F.map_entries(record)),
+        "\u0001",
+    )  # the same value twice is no contradiction
+    # no lambda, so that the whole projection is compiled: in order, a key that comes twice is followed by itself
+    again = f"(?:^|{mark})([^{mark}]*)(?={mark}\\1(?:{mark}|$))"
+    found = F.regexp_extract_all(F.array_join(F.sort_array(fields["key"]), mark), F.lit(again), F.lit(1))
+    names = F.array_distinct(found) if told is None else F.array_intersect(found, told)
+    twice = F.size(F.array_distinct(F.map_keys(record))) < F.size(record)
+    named = F.when(F.size(names) > 0, prefixed(f"{REPEATED}:", names)).otherwise(no_reasons())
+    return F.when(twice, named).otherwise(no_reasons())
+
+
+def _repeated_within(name: str) -> Column:
+    """The reason of a record in whose nested column an object says a key twice: from_json takes the last one."""
+    text = F.col(f"`{name}`")
+    valid = F.json_object_keys(text).isNotNull() | F.json_array_length(text).isNotNull()
+    twice = text.isNotNull() & F.try_parse_json(text).isNull() & valid  # which refuses a key that comes twice
+    return F.when(twice, F.array(F.lit(f"{REPEATED}:{name}"))).otherwise(no_reasons())
 
 
 def _decoded(settings: Source) -> Column:

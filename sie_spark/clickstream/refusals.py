@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.clickstream.canonical import UNPARSABLE, judged_by, outcome_columns
-from sie_spark.clickstream.drift import NEW_COLUMN, REPLACED, Raw
+from sie_spark.clickstream.drift import NEW_COLUMN, REPEATED, REPLACED, Raw
 from sie_spark.clickstream.examples import (
     duplicate_examples,
     outcome_texts,
@@ -33,6 +33,8 @@ ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
 WHAT_TO_MEND = {
     "event_ts:required": "check dataset.event_time: its expression is null, or reads otherwise than its format says",
     "event_ts:absurd": "check dataset.event_time.format: read so, the times lie before 1990 or after 2099",
+    "label:not 0 or 1": "make dataset.columns.label 0 or 1, e.g. cast(clicks > 0 AS INT)",
+    REPEATED: "each record says a key twice, with two values (a reason in quarantine names it): mend what writes them",
     "sampling_rate:not in (0, 1]": "make dataset.sampling_rate a probability: of percents, percent / 100",
 }
 ALL_ROWS_WRONG = 20  # a column whose every value has another type, over at least so many rows, was retyped
@@ -261,6 +263,11 @@ def cautions(ctx: Context, fingerprint: str, counts: Counts, duplicates: int) ->
         said.append(f"{part(counts.unreadable, read, 'records')} cannot be read as the data set says.")
     if why := why_unparsed(ctx, fingerprint, counts):
         said.append(f"{counts.reasons[UNPARSABLE]:,} records cannot be parsed: {why}.")
+    if twice := counts.reasons.get(REPEATED):
+        said.append(
+            f"{twice:,} records say a key twice, with two values: nobody can tell which is meant, and they are set aside"
+            f" (reason '{REPEATED}' in quarantine, and which key)."
+        )
     if duplicates > NOTABLE * read:
         found = part(duplicates, read, "records")
         said.append(f"{found} are duplicates within the delivery, and were dropped.")
