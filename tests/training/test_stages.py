@@ -13,10 +13,11 @@ from planted import planted_rows, settings, write_samples
 
 from sie_spark.platform.errors import DataError, ModelError, PlatformError, StageOrderError
 from sie_spark.platform.root import locate
+from sie_spark.platform.workers import task_slots
 from sie_spark.training import distributed, retrain, train
 from sie_spark.training.arms import base_logit, sampling_rate, table_facts
 from sie_spark.training.checkpoint import current_model, load_model
-from sie_spark.training.distributed import check_cluster, task_slots
+from sie_spark.training.distributed import check_cluster
 from sie_spark.training.draws import uniform
 from sie_spark.training.manifest import Draw, Shard, build_manifest
 
