@@ -33,7 +33,6 @@ ENOUGH_ROWS = 100  # a JSON column that none of so many records has is missing
 WHAT_TO_MEND = {
     "event_ts:required": "check dataset.event_time: its expression is null, or reads otherwise than its format says",
     "event_ts:absurd": "check dataset.event_time.format: read so, the times lie before 1990 or after 2099",
-    "label:not 0 or 1": "make dataset.columns.label 0 or 1, e.g. cast(clicks > 0 AS INT)",
     REPEATED: "each record says a key twice, with two values (a reason in quarantine names it): mend what writes them",
     "sampling_rate:not in (0, 1]": "make dataset.sampling_rate a probability: of percents, percent / 100",
 }

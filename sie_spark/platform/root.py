@@ -106,7 +106,10 @@ class Root:
 
     @contextmanager
     def trial(self) -> Iterator[Root]:
-        """A root under this one to try things out in; afterwards nothing of it is left, nor what it lay in."""
+        """A root under this one to try things out in; afterwards nothing of it is left, nor what was made above it.
+
+        Arrow may leave the empty object that stands for a folder in S3, where this root held something before.
+        """
         filesystem, place = locate(self.path(f".trial-{os.getpid()}"))
         above = [parent for parent in _parents(place) if not _is_there(filesystem, parent)]
         try:

@@ -35,7 +35,7 @@ def write_files(folder: Path, frame: pd.DataFrame, sizes: list[int], *, row_grou
         pq.write_table(
             table_of(frame.iloc[start : start + size], first_id=start), path, row_group_size=row_group
         )
-        uri = path.as_uri()  # with %20, as Spark names it
+        uri = f"file:{path}"  # letter by letter, as a manifest holds it
         for group in range(-(-size // row_group)):
             shards.append(Shard(uri, group, min(row_group, size - group * row_group)))
         start += size

@@ -17,9 +17,10 @@ from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import DataError, ModelError, PlatformError, StageOrderError
 from sie_spark.platform.root import locate
 from sie_spark.platform.sampling_rate import correction_of
+from sie_spark.platform.workers import task_slots
 from sie_spark.training import distributed, retrain, train
 from sie_spark.training.arms import base_logit, table_facts
-from sie_spark.training.distributed import check_cluster, task_slots
+from sie_spark.training.distributed import check_cluster
 from sie_spark.training.manifest import Draw, Shard, build_manifest
 
 pytestmark = pytest.mark.spark
