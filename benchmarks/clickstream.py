@@ -4,7 +4,7 @@
 
 Each size runs in a process of its own, in a warm session: a log of a million goes through everything first,
 for HotSpot goes on compiling for that long. One JSON line a measure: measure, value, bar, holds, runs, note.
-Bars: (ingest + samples + encode) / (read + Delta write) <= 4; seconds a row, large / small <= 1.1; spilled
+Bars: (ingest + impressions + encode) / (read + Delta write) <= 4; seconds a row, large / small <= 1.1; spilled
 bytes a row, large / small <= 1.2; the large log ends within the heap; no Python UDF in any plan. Spill and
 shuffle of every stage are printed too, and what the path would take if it did nothing but write: the plain copy,
 which ingest cannot do without, and a copy of each table that comes out, from Parquet and without statistics.
@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-STAGES = ("ingest", "samples", "encode")
+STAGES = ("ingest", "impressions", "encode")
 COPIES = {f"copy of {table}": table for table in ("events", "impressions", "samples")}  # what they write
 WARM = 1_000_000  # impressions of the log that nothing is measured on
 PYTHON = re.compile(r"BatchEvalPython|ArrowEvalPython|MapInArrow|MapInPandas|FlatMapGroupsIn|PythonUDF")
@@ -68,13 +68,13 @@ def measure(rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """One size, in this process: seconds, rows, bytes spilled and shuffled a stage."""
     import importlib
 
-    from sie_spark.clickstream import simulate
     from sie_spark.platform.config import Config, Session, load_config
     from sie_spark.platform.config.base import validate
     from sie_spark.platform.context import Context
     from sie_spark.platform.progress import Progress
     from sie_spark.platform.root import Root
     from sie_spark.platform.session import local_session
+    from sie_spark.simulator import simulate
 
     folder = Path(tempfile.mkdtemp(prefix="clickstream-", dir=options.folder))
     log = folder / "eventlog"
@@ -128,7 +128,7 @@ def measure(rows: int, options: argparse.Namespace) -> dict[str, Any]:
                 ddl = str(ctx.config.dataset.source.columns)
                 actions = {"plain": partial(plain, home / "raw", root / "copy", ddl)}
                 for name in STAGES:
-                    part = "features" if name == "encode" else "clickstream"
+                    part = "features" if name == "encode" else name
                     actions[name] = partial(importlib.import_module(f"sie_spark.{part}.{name}").run, ctx)
                 for name, table in COPIES.items():
                     actions[name] = partial(copied, ctx.catalog.path(table), root / name)

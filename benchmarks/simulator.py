@@ -13,12 +13,12 @@ import json
 import tempfile
 import time
 
-from sie_spark.clickstream import simulate
 from sie_spark.platform.config import Session, load_config
 from sie_spark.platform.context import Context
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.root import Root
 from sie_spark.platform.session import local_session
+from sie_spark.simulator import simulate
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ JOBS = (*STAGES, "run", "demo", *UPKEEP, "doctor")
 HELP = {
     "simulate": "write a clickstream whose truth is known",
     "ingest": "raw records -> events + quarantine",
-    "samples": "events -> impressions: labels and history",
+    "impressions": "events -> impressions: labels and history",
     "encode": "impressions -> samples: fixed-width rows by a frozen encoder",
     "train": "fit the reference model that scores",
     "score": "samples -> scores: loss, error, gradient norm of every row",

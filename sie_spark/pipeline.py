@@ -13,9 +13,9 @@ from sie_spark.platform.tracking import Tracker
 from sie_spark.platform.workers import check_workers, is_local
 
 STAGES: dict[str, str] = {
-    "simulate": "sie_spark.clickstream.simulate",
-    "ingest": "sie_spark.clickstream.ingest",
-    "samples": "sie_spark.clickstream.samples",
+    "simulate": "sie_spark.simulator.simulate",
+    "ingest": "sie_spark.ingest.ingest",
+    "impressions": "sie_spark.impressions.impressions",
     "encode": "sie_spark.features.encode",
     "train": "sie_spark.training.train",
     "score": "sie_spark.importance.score",

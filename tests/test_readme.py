@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sie_spark.clickstream import ingest, samples
 from sie_spark.features import encode
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
 from tests.clickstream.logs import rows, write
 
 README = Path(__file__).parents[1] / "README.md"
@@ -48,7 +49,7 @@ def test_the_yaml_of_readme_takes_a_log_to_samples(make_context, tmp_path: Path)
     assert read.as_dict() == {"read": 70, "kept": 66, "quarantined": 3, "duplicate": 1}
     held = json.dumps(rows(ctx.catalog.read("quarantine")), default=str)
     assert "price:range" in held and "event_type:set" in held and "unparsable" in held and "ann" not in held
-    samples.run(ctx)
+    impressions.run(ctx)
     found = {
         (row["item_id"], row["event_ts"].day): (row["click"], row["conversion"], row["hist_click"])
         for row in rows(ctx.catalog.read("impressions").where("item_id IN ('a', 'b')"))

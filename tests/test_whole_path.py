@@ -129,7 +129,7 @@ def test_spark_connect_gives_the_tables_of_local_mode(
 ) -> None:
     """The data path, from a process that has no JVM."""
     _, local = executed
-    stages = ("ingest", "samples", "encode")
+    stages = ("ingest", "impressions", "encode")
     settings = [word for pair in SMALL for word in ("--set", pair)]
     words = ["--config", "simulated", *settings, "--source", str(local / "raw"), "--root", str(tmp_path)]
     code = f"import sys; from sie_spark.cli import main; sys.exit(any(main([s, *{words}]) for s in {stages}))"

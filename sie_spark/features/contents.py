@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from sie_spark.clickstream.failures import explain
 from sie_spark.features.hashing import SEED, xxhash64
 from sie_spark.platform.errors import ModelError
+from sie_spark.platform.failures import explain
 from sie_spark.platform.root import locate, read_bytes
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.clickstream.tables import EXPRESSIONS, session_settings
 from sie_spark.features.encoder import UNFINISHED, Encoder, current_name, path_of, set_current
 from sie_spark.features.fit import Training, fit
 from sie_spark.features.resolve import resolve
@@ -20,6 +19,7 @@ from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError, ModelError
 from sie_spark.platform.result import Rows, StageResult
+from sie_spark.platform.tables import EXPRESSIONS, session_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

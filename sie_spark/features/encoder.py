@@ -82,11 +82,11 @@ class Encoder:
 
         Expressions are read as ingest and samples read them (not ANSI, times in UTC), whatever the session
         says. Spark Connect reads them when the frame is computed: set
-        :data:`~sie_spark.clickstream.tables.EXPRESSIONS` there.
+        :data:`~sie_spark.platform.tables.EXPRESSIONS` there.
         """
         from pyspark.sql import functions as F
 
-        from sie_spark.clickstream.tables import EXPRESSIONS, session_settings
+        from sie_spark.platform.tables import EXPRESSIONS, session_settings
 
         with session_settings(frame.sparkSession, EXPRESSIONS):
             raw = {f.name: f"{_PREFIX}{at}" for at, f in enumerate(self.features)}

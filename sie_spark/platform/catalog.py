@@ -61,8 +61,8 @@ TABLES: dict[str, TableSpec] = {
     "truth": TableSpec("simulate"),
     "events": TableSpec("ingest"),
     "quarantine": TableSpec("ingest"),
-    "impressions": TableSpec("samples"),
-    "daily_counts": TableSpec("samples"),
+    "impressions": TableSpec("impressions"),
+    "daily_counts": TableSpec("impressions"),
     "samples": TableSpec("encode", ("split", "event_date")),
     "scores": TableSpec("score", ("event_date",)),
     # read by torch straight from Parquet: neither deletion vectors nor column mapping

@@ -73,7 +73,7 @@ def view(facts: Facts) -> dict[str, Any]:
     verdict = words.headline(evaluated)
     clusters = evaluated.get("clusters", {})
     group = clusters.get("group", "group")
-    days = [row["date"] for row in facts.of("samples").get("by_date", []) if row["date"] != NO_DAY]
+    days = [row["date"] for row in facts.of("impressions").get("by_date", []) if row["date"] != NO_DAY]
     return {
         "title": f"{verdict.title} – {facts.dataset}",
         "dataset": facts.dataset,
@@ -264,7 +264,7 @@ def _flow(facts: Facts) -> list[dict[str, Any]]:
         ("set aside (quarantine)", "lost", ingest.get("quarantined")),
         ("duplicates dropped", "lost", ingest.get("duplicate")),
         ("events", "all", ingest.get("kept")),
-        ("shown items (impressions)", "all", facts.of("samples").get("impressions")),
+        ("shown items (impressions)", "all", facts.of("impressions").get("impressions")),
     ]
     out = sum(counts.get(state, 0) for counts in labels.values() for state in ("null", "immature"))
     if out:

@@ -11,7 +11,7 @@ from sie_spark.platform.result import StageResult
 from sie_spark.report.page import Facts, render
 from sie_spark.report.summaries import importance
 
-STAGES = ("simulate", "ingest", "samples", "encode", "train", "score", "weigh", "retrain", "evaluate")
+STAGES = ("simulate", "ingest", "impressions", "encode", "train", "score", "weigh", "retrain", "evaluate")
 NAME = "report.html"
 
 

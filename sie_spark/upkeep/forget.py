@@ -15,15 +15,15 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.pseudonyms import load_key, pseudonym_of
-from sie_spark.clickstream.shown import earlier_id
-from sie_spark.clickstream.staging import FOLDER, clear_all
-from sie_spark.clickstream.tables import commit_metadata, dates_in, vacuum_now
 from sie_spark.features.erase import erase_value
+from sie_spark.impressions.shown import earlier_id
+from sie_spark.ingest.pseudonyms import load_key, pseudonym_of
+from sie_spark.ingest.staging import FOLDER, clear_all
 from sie_spark.platform.catalog import TABLES, has_commits, metadata, retried
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
+from sie_spark.platform.tables import commit_metadata, dates_in, vacuum_now
 
 JOB = "forget"
 VIEW = "_sie_forget"
@@ -130,7 +130,7 @@ def _find(ctx: Context, table: str, person: DataFrame, samples: DataFrame | None
         key, who = "record_id", theirs.select("record_id").distinct()
     elif (
         table == "daily_counts"
-    ):  # their dates whole, for a query can be theirs alone: 'samples' counts them anew
+    ):  # their dates whole, for a query can be theirs alone: stage impressions counts them anew
         key, who = "event_date", _theirs(ctx, person).select("event_date").distinct()
     elif "sample_id" in rows.columns and samples is not None:
         key, who = "sample_id", samples

@@ -8,12 +8,12 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.staging import FOLDER, LANDING, clear_all
-from sie_spark.clickstream.tables import CONSTRAINTS, LOCAL, commit_metadata, session_settings, vacuum_now
+from sie_spark.ingest.staging import FOLDER, LANDING, clear_all
 from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, has_commits, metadata, retried
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
+from sie_spark.platform.tables import CONSTRAINTS, LOCAL, commit_metadata, session_settings, vacuum_now
 
 JOB = "maintain"
 FILE_BYTES = {

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest, samples
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.progress import Progress
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
@@ -21,18 +22,18 @@ def test_single_dates_are_not_made_anew_by_other_settings(make_context, tmp_path
     with pytest.raises(
         DataError, match=r"none of the 3 .* \(2024-03-01 to 2024-03-03\) lies in the asked dates"
     ):
-        samples.run(make_context(before | nowhere))
+        impressions.run(make_context(before | nowhere))
     for config in (before | SECOND, before):
-        samples.run(make_context(config))
+        impressions.run(make_context(config))
     with pytest.raises(ConfigError, match="changed since table impressions was made"):
-        samples.run(make_context(after | SECOND))
+        impressions.run(make_context(after | SECOND))
     ctx = make_context(after)
-    samples.run(ctx)
+    impressions.run(ctx)
     held = rows(ctx.catalog.read("impressions").orderBy("event_ts"))
     assert [row["hist_view"] for row in held] == [0, 1, 2]
     with pytest.raises(ConfigError, match="changed since table impressions was made"):  # whose columns it has
-        samples.run(make_context(before | SECOND))
-    assert samples.run(make_context(after | SECOND)).outputs["impressions"].rows == 3
+        impressions.run(make_context(before | SECOND))
+    assert impressions.run(make_context(after | SECOND)).outputs["impressions"].rows == 3
 
 
 def test_dates_that_changed_and_were_not_asked_for_are_said(
@@ -44,12 +45,12 @@ def test_dates_that_changed_and_were_not_asked_for_are_said(
     for n in range(2):
         write(log / f"{n}.json", *[event(f"{n}{day}", ts=START + day * DAY) for day in range(3)])
         ingest.run(make_context(settings(log)))
-        samples.run(make_context(settings(log) if n == 0 else settings(log) | SECOND))
+        impressions.run(make_context(settings(log) if n == 0 else settings(log) | SECOND))
     assert [text for text in said if "2 date(s) outside the asked ones may differ now, 2024-03-01 to" in text]
     said.clear()
-    samples.run(make_context(settings(log)))
+    impressions.run(make_context(settings(log)))
     ctx = make_context(settings(log) | SECOND)
-    assert samples.run(ctx).outputs["impressions"].rows == 6 and not said
+    assert impressions.run(ctx).outputs["impressions"].rows == 6 and not said
 
 
 def test_a_killed_run_leaves_no_doubt_about_what_made_the_table(
@@ -58,7 +59,7 @@ def test_a_killed_run_leaves_no_doubt_about_what_made_the_table(
     log = write(tmp_path / "log.json", *[event(str(n), ts=START + n * DAY) for n in range(3)])
     before, after = settings(log), settings(log, history={"types": ["view"]})
     ingest.run(make_context(before))
-    samples.run(make_context(before))
+    impressions.run(make_context(before))
 
     def killed(_):
         raise KeyboardInterrupt
@@ -67,8 +68,8 @@ def test_a_killed_run_leaves_no_doubt_about_what_made_the_table(
         monkeypatch.context() as patch,
         pytest.raises(KeyboardInterrupt),
     ):  # the table is written, no state is
-        patch.setattr(samples, "label_counts", killed)
-        samples.run(make_context(after))
+        patch.setattr(impressions, "label_counts", killed)
+        impressions.run(make_context(after))
     with pytest.raises(ConfigError, match="changed since table impressions was made"):
-        samples.run(make_context(before | SECOND))
-    assert samples.run(make_context(after | SECOND)).outputs["impressions"].rows == 3
+        impressions.run(make_context(before | SECOND))
+    assert impressions.run(make_context(after | SECOND)).outputs["impressions"].rows == 3

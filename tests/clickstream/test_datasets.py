@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest, samples
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
 from sie_spark.platform.config.load import shipped_datasets
 from tests.clickstream.logs import rows
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.spark
 
 def run(make_context, name: str, source: Path):
     ctx = make_context(name, source=str(source))
-    return ctx, ingest.run(ctx), samples.run(ctx)
+    return ctx, ingest.run(ctx), impressions.run(ctx)
 
 
 def test_criteo_format(make_context, tmp_path: Path) -> None:

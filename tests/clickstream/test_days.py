@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream.days import facts_by_date, label_counts
-from sie_spark.clickstream.stale import date_digests, maturing
+from sie_spark.impressions.days import facts_by_date, label_counts
+from sie_spark.impressions.stale import date_digests, maturing
 from sie_spark.platform.catalog import metadata
 from tests.clickstream.logs import settings
 
@@ -24,7 +24,7 @@ def test_only_changed_dates_of_the_same_table_are_read_again(make_context, tmp_p
         frame = spark.createDataFrame([row], "position int, click int, conversion int, label_mature boolean")
         frame = frame.selectExpr("*", f"DATE'{day}' AS event_date").write.format("delta").mode("append")
         more = {} if dates is None else {"dates": dates}
-        stamp = metadata(job="samples", fingerprint="", **more)
+        stamp = metadata(job="impressions", fingerprint="", **more)
         frame.option("userMetadata", stamp).partitionBy("event_date").save(str(place))
 
     def facts(context=ctx) -> dict:

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sie_spark.clickstream import ingest, samples
-from sie_spark.clickstream.pseudonyms import ENVIRONMENT
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
+from sie_spark.ingest.pseudonyms import ENVIRONMENT
 from sie_spark.platform.errors import SourceError
 from tests.clickstream.logs import rows, write
 
@@ -77,7 +78,7 @@ def test_every_row_counts_and_the_same_again_adds_nothing(make_context, tmp_path
     assert ingested("more", more) == {"read": 20, "kept": 3, "quarantined": 0, "duplicate": 17}
     assert held(ctx) == Counter(first) | Counter(more)
     assert ctx.catalog.read("quarantine").count() == 3
-    made = samples.run(ctx)
+    made = impressions.run(ctx)
     assert made.metrics["impressions"] == 23
     assert made.metrics["clicks"] == sum(n for row, n in (Counter(first) | Counter(more)).items() if row[2])
 

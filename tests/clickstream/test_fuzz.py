@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest
+from sie_spark.ingest import ingest
 from tests.clickstream.logs import START, event, settings, write
 
 pytestmark = pytest.mark.spark

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from sie_spark.clickstream import forget, ingest, samples
 from sie_spark.features import encode
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
 from sie_spark.platform.errors import ConfigError
+from sie_spark.upkeep import forget
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
@@ -52,7 +54,7 @@ def test_ids_differ_by_date_whatever_is_made_again(make_context: Any, tmp_path: 
     given = config(write(tmp_path / "log.json", *log()))
     ctx = make_context(given)
     assert ingest.run(ctx).rows.kept == 3 * EACH
-    samples.run(ctx)
+    impressions.run(ctx)
     for name in ("impression_id", "group_key"):
         assert len(set(held(ctx, "impressions", name))) == 3 * EACH
     assert (
@@ -62,7 +64,7 @@ def test_ids_differ_by_date_whatever_is_made_again(make_context: Any, tmp_path: 
     again = make_context(
         {**given, "run": {"date_from": "2024-03-02", "date_to": "2024-03-02", "force": True}}
     )
-    samples.run(again)
+    impressions.run(again)
     assert held(ctx, "impressions", "impression_id", "group_key", "user_id", "click") == before
 
     forget.run(ctx, user="ann")  # and nobody of another day who had her rows' numbers
@@ -79,7 +81,7 @@ def test_dedup_days_takes_a_key_of_the_next_day_for_the_same_event(make_context:
         "quarantined": 0,
         "duplicate": EACH,
     }
-    samples.run(ctx)
+    impressions.run(ctx)
     assert len(set(held(ctx, "impressions", "impression_id"))) == 2 * EACH
 
 
@@ -91,23 +93,21 @@ def test_what_earlier_ids_made_is_not_mixed_with_todays(
     ctx = make_context(given)
     ingest.run(ctx)
     with monkeypatch.context() as before:
-        before.setattr(samples, "IDS", 1)
-        before.setattr(encode, "IDS", 1)
-        samples.run(ctx)
+        before.setattr(impressions, "CODE", ("sie_spark.impressions.rates",))  # another code
+        before.setattr(encode, "CODE", ("sie_spark.features.text",))
+        impressions.run(ctx)
         encode.run(ctx)
     with pytest.raises(ConfigError, match="how this version makes them, changed since") as error:
-        samples.run(make_context(some))
+        impressions.run(make_context(some))
     assert "leave out the dates" in error.value.remedy
-    assert samples.run(ctx).details["dates_rebuilt"] == ["2024-03-01", "2024-03-02", "2024-03-03"]
+    assert impressions.run(ctx).details["dates_rebuilt"] == ["2024-03-01", "2024-03-02", "2024-03-03"]
     assert len(encode.run(make_context(some)).details["labels_by_date"]) == 3  # all of it, not one date
     for name in ("sample_id", "group_id"):
         assert len(set(held(ctx, "samples", name))) == 3 * EACH
 
     # samples of earlier ids that are not made anew yet: a person is found in them too
-    impressions = ctx.catalog.read("impressions")
-    earlier = impressions.selectExpr(
-        "xxhash64(event_id) AS sample_id", "'a' AS split", "event_date", "event_ts"
-    )
+    shown = ctx.catalog.read("impressions")
+    earlier = shown.selectExpr("xxhash64(event_id) AS sample_id", "'a' AS split", "event_date", "event_ts")
     earlier = earlier.where("event_date = DATE'2024-03-01'")
     ctx.catalog.replace(earlier, "samples", fingerprint="", job="test")
     assert forget.run(ctx, user="ann").details["removed"]["samples"] == EACH

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest, refusals, samples, staging, tables
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest, refusals, staging
+from sie_spark.platform import tables
 from sie_spark.platform.errors import ConfigError, DataError, PlatformError, RowIdentityError, SourceError
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
@@ -347,7 +349,7 @@ def test_a_whole_delivery_with_a_new_column_is_quarantined_where_asked(make_cont
     assert {tuple(row["reasons"]) for row in held} == {("new_column:color",)}
     assert json.loads(held[0]["record"])["undeclared"] == {"color": "red"}
     with pytest.raises(DataError, match="table events holds no row"):
-        samples.run(ctx)
+        impressions.run(ctx)
 
 
 def test_a_column_of_nulls_is_there_and_one_that_never_came_is_not(make_context, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from pyspark.sql import DataFrameWriter, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from sie_spark.clickstream import ingest
-from sie_spark.clickstream.pseudonyms import ENVIRONMENT
+from sie_spark.ingest import ingest
+from sie_spark.ingest.pseudonyms import ENVIRONMENT
 from sie_spark.platform.root import Root
 from tests.clickstream.logs import DAY, START, event, settings, write
 

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sie_spark.clickstream.impressions import build
-from sie_spark.clickstream.tables import EXPRESSIONS, session_settings
+from sie_spark.impressions.build import build
 from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.tables import EXPRESSIONS, session_settings
 
 pytestmark = pytest.mark.spark
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import forget, ingest, samples
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
 from sie_spark.platform.config import Config, load_config
 from sie_spark.platform.errors import ConfigError, SourceError
+from sie_spark.upkeep import forget
 from tests.clickstream.logs import event, rows, write
 
 pytestmark = pytest.mark.spark
@@ -49,7 +51,7 @@ def with_setting(made: dict, pair: str, folder: Path) -> Config:
 def test_the_way_out_of_a_type_that_was_wrong(make_context, tmp_path: Path) -> None:
     file = log(tmp_path / "log.json", "a", "b", "c")
     ingest.run(make_context(config(file)))
-    samples.run(make_context(config(file)))
+    impressions.run(make_context(config(file)))
     cast = config(file, "try_cast(age AS DOUBLE)")
     with pytest.raises(SourceError, match="column 'age' is double now and string in table events") as error:
         ingest.run(make_context(cast))
@@ -65,7 +67,7 @@ def test_the_way_out_of_a_type_that_was_wrong(make_context, tmp_path: Path) -> N
     assert ages(ctx) == {"a": 20.0, "b": 21.0, "c": 22.0}
     assert ctx.catalog.read("quarantine").count() == 1
     assert ingest.run(ctx).skipped
-    held = samples.run(ctx)
+    held = impressions.run(ctx)
     assert held.metrics["impressions"] == 3
     assert dict(ctx.catalog.read("impressions").dtypes)["age"] == "double"
     # what the ledger said of the mapping before is not true of these tables

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sie_spark.clickstream import ingest
-from sie_spark.clickstream.pseudonyms import ENVIRONMENT
+from sie_spark.ingest import ingest
+from sie_spark.ingest.pseudonyms import ENVIRONMENT
 from sie_spark.platform.errors import ConfigError, SourceError
 from sie_spark.upkeep import forget
 from tests.clickstream.logs import rows, write

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream import ingest, samples
-from sie_spark.clickstream.outcomes import mapped
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
+from sie_spark.ingest.outcomes import mapped
 from sie_spark.platform.errors import DataError
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
@@ -88,7 +89,7 @@ def test_one_rule_for_every_outcome(
         tolerate=1,
     )
     ctx = make_context(config)
-    ingested, sampled = ingest.run(ctx), samples.run(ctx)
+    ingested, sampled = ingest.run(ctx), impressions.run(ctx)
     keys = {row["event_id"]: row["key"] for row in rows(ctx.catalog.read("events"))}
     held = {keys[row["event_id"]]: row for row in rows(ctx.catalog.read("impressions"))}
     assert held.keys() == wanted.keys()
@@ -149,7 +150,7 @@ def test_of_a_list_only_the_unclear_items_are_set_aside(make_context, tmp_path: 
 
     whole = make_context(config, root=tmp_path / "whole")
     ingest.run(whole)
-    result = samples.run(whole)
+    result = impressions.run(whole)
     assert tables(whole) == (wanted, out)
     assert result.rows.as_dict() == {
         "read": len(wanted) + len(out),
@@ -160,15 +161,15 @@ def test_of_a_list_only_the_unclear_items_are_set_aside(make_context, tmp_path: 
     dated = make_context(config, root=tmp_path / "dated")
     ingest.run(dated)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "_written", lambda *_, **__: 1 / 0)
+        patch.setattr(impressions, "_written", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            samples.run(dated)
+            impressions.run(dated)
     for day in (2, 1, 3):
         asked = {"run": {"date_from": f"2024-03-0{day}", "date_to": f"2024-03-0{day}"}}
-        samples.run(make_context(config | asked, root=tmp_path / "dated"))
+        impressions.run(make_context(config | asked, root=tmp_path / "dated"))
     assert tables(dated) == (wanted, out)
     version = dated.catalog.version("quarantine")
-    forced = samples.run(make_context(config | {"run": {"force": True}}, root=tmp_path / "dated"))
+    forced = impressions.run(make_context(config | {"run": {"force": True}}, root=tmp_path / "dated"))
     assert forced.rows == result.rows and dated.catalog.version("quarantine") == version
 
 
@@ -185,17 +186,17 @@ def test_many_unclear_clicks_stop_the_run_and_its_remedy_works(make_context, tmp
     with pytest.raises(
         DataError, match=r"20 of 100 shown items \(20.0 %\).*2 \(12 times\), null \(5 times\), 5"
     ) as error:
-        samples.run(ctx)
+        impressions.run(ctx)
     assert not ctx.catalog.exists("impressions") and ctx.catalog.read("quarantine").count() == 0
     setting, sql = re.search(
         r"for example dataset\.(impressions\.click): (.+?); or", error.value.remedy
     ).groups()
     base["dataset"]["impressions"]["click"] = sql
     assert setting == "impressions.click" and sql == "coalesce(c > 0, false)"
-    assert samples.run(make_context(base)).metrics["clicks"] == sum(1 for value in values if value)
+    assert impressions.run(make_context(base)).metrics["clicks"] == sum(1 for value in values if value)
     base["dataset"]["impressions"]["click"] = "c"
     base["dataset"]["tolerate"] = float(re.search(r"--set dataset.tolerate=([\d.]+)", error.value.remedy)[1])
-    assert samples.run(make_context(base)).rows.quarantined == 20
+    assert impressions.run(make_context(base)).rows.quarantined == 20
 
 
 @pytest.mark.spark

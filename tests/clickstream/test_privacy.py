@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sie_spark.clickstream import ingest, samples
-from sie_spark.clickstream.canonical import canonicalise
-from sie_spark.clickstream.pseudonyms import ENVIRONMENT, load_key, pseudonym_of
-from sie_spark.clickstream.sources import read, snapshot
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.identifiers import Category
 from sie_spark.features.vocabulary import Vocabulary
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
+from sie_spark.ingest.canonical import canonicalise
+from sie_spark.ingest.pseudonyms import ENVIRONMENT, load_key, pseudonym_of
 from sie_spark.platform.catalog import Catalog
 from sie_spark.platform.errors import DataError, PlatformError, StageOrderError
 from sie_spark.platform.root import Root
+from sie_spark.sources.read import read, snapshot
 from sie_spark.upkeep import forget, maintain
 from tests.clickstream.logs import START, event, rows, settings, write
 
@@ -115,7 +116,7 @@ def test_no_name_and_no_key_anywhere(make_context, tmp_path: Path, monkeypatch, 
     ctx = make_context(config)
     try:
         ingest.run(ctx)
-        samples.run(ctx)
+        impressions.run(ctx)
     finally:
         spark.conf.unset("spark.sql.parquet.compression.codec")
     bytes_ = everything_under(Path(ctx.root.uri))
@@ -161,7 +162,7 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     history = {"types": ["view"], "rates": ["user_id"]}
     ctx = make_context(settings(log, impressions={"event": "event_type = 'view'"}, history=history))
     ingest.run(ctx)
-    samples.run(ctx)
+    impressions.run(ctx)
     # what later stages would have made
     ids = ctx.catalog.read("impressions").selectExpr("xxhash64(impression_id) AS sample_id", "event_date")
     ctx.catalog.replace(ids.selectExpr("*", "'train' AS split"), "samples", fingerprint="x", job="encode")
@@ -195,7 +196,7 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
         assert "Xanthippe" not in history and oracle("Xanthippe") not in history
     # nothing else changed, and the next run does not bring them back
     assert ingest.run(ctx).skipped
-    samples.run(ctx)
+    impressions.run(ctx)
     assert ctx.catalog.read("impressions").count() == 1
     assert {row["value"] for row in rows(ctx.catalog.read("daily_counts"))} == {"", oracle("Diotima")}
     with pytest.raises(DataError, match="no table holds rows of this user"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sie_spark.clickstream import ingest
+from sie_spark.ingest import ingest
 from sie_spark.platform.errors import SourceError
 from tests.clickstream.logs import rows, write
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest, samples, timeline
-from sie_spark.clickstream.shown import shown
+from sie_spark.impressions import impressions, timeline
+from sie_spark.impressions.shown import shown
+from sie_spark.ingest import ingest
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.progress import Progress
@@ -108,7 +109,7 @@ def test_lists_and_history_against_a_derivation_by_hand(make_context, tmp_path: 
     log = random_log(1)
     ctx = make_context(settings(write(tmp_path / "log.json", *log), **LISTS))
     ingest.run(ctx)
-    result = samples.run(ctx)
+    result = impressions.run(ctx)
     keys = {row["event_id"]: row["key"] for row in rows(ctx.catalog.read("events"))}
     held = {(keys[row["event_id"]], row["position"]): row for row in rows(ctx.catalog.read("impressions"))}
     by_hand = history_by_hand(log)
@@ -135,7 +136,7 @@ def test_lists_and_history_against_a_derivation_by_hand(make_context, tmp_path: 
                 position - shown.index(last) - 1 if last in shown else None
             )
             assert found["recent_items"] == recent
-    again = samples.run(ctx)
+    again = impressions.run(ctx)
     assert again.skipped and again.outputs == result.outputs and again.metrics == result.metrics
 
 
@@ -155,7 +156,7 @@ def test_a_planted_future_event_changes_nothing(make_context, tmp_path: Path) ->
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / ".pseudonym_key").write_text("the same key in both roots")
         ingest.run(ctx)
-        samples.run(ctx)
+        impressions.run(ctx)
         frames.append({row["impression_id"]: row for row in rows(ctx.catalog.read("impressions"))})
     assert frames[0] and frames[0] == frames[1]
 
@@ -223,7 +224,7 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
     write(log / "1.json", *shop_log())
     ctx = make_context(settings(log, **SHOP))
     ingest.run(ctx)
-    first = samples.run(ctx)
+    first = impressions.run(ctx)
     held = read_shop(ctx)
     assert {key: row["click"] for key, row in held.items()} == {
         "s1": 0,
@@ -262,8 +263,8 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
         return spy
 
     for name in ("event_facts", "label_counts"):
-        monkeypatch.setattr(samples, name, spied(name, getattr(samples, name)))
-    second = samples.run(ctx)
+        monkeypatch.setattr(impressions, name, spied(name, getattr(impressions, name)))
+    second = impressions.run(ctx)
     # only what changed is read again: events of one date, impressions of another
     assert read == [("event_facts", ["2024-03-04"]), ("label_counts", ["2024-03-03"])]
     assert second.details["dates_rebuilt"] == ["2024-03-03"]
@@ -282,20 +283,20 @@ def test_clicks_purchases_delays_rates_and_a_late_purchase(make_context, tmp_pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # when the impressions are written and their counts are not
-        patch.setattr(samples, "refresh_daily_counts", killed)
+        patch.setattr(impressions, "refresh_daily_counts", killed)
         with pytest.raises(KeyboardInterrupt):
-            samples.run(ctx)
-    assert samples.run(ctx).details["dates_rebuilt"] == []
+            impressions.run(ctx)
+    assert impressions.run(ctx).details["dates_rebuilt"] == []
     changed = {key for key, row in read_shop(ctx).items() if row != after.get(key)}
     assert changed == {"s6", "s4", "s5"}  # s4 and s5 for their rates
     take_events(ctx, tmp_path / "whole")
     whole = make_context(settings(log, **SHOP), root=tmp_path / "whole")
-    at_once = samples.run(whole)
+    at_once = impressions.run(whole)
     assert read_shop(whole) == read_shop(ctx)  # step by step and all at once: the same rows
     counts = [sorted(map(tuple, one.catalog.read("daily_counts").collect())) for one in (whole, ctx)]
     assert counts[0] == counts[1] and ("item_id", "i1", *[date(2024, 3, 2)] * 2, 2, 0) in counts[0]
     totals = ("impressions", "clicks", "conversions", "mature", "by_date", "by_position")
-    step_by_step = ctx.load_details("samples")
+    step_by_step = ctx.load_details("impressions")
     assert {name: step_by_step[name] for name in totals} == {name: at_once.details[name] for name in totals}
 
 
@@ -309,7 +310,7 @@ def test_clicks_that_find_no_impression_are_said(make_context, tmp_path: Path, m
             "conversions": conversions,
             "outcome_events": {"click": 4, "conversion": 0},
         }
-        samples._say_outcomes(ctx, details)
+        impressions._say_outcomes(ctx, details)
     assert len(said) == 1 and said[0].startswith("none of 4 click events belongs to an impression")
     assert "dataset.impressions.click_event.match" in said[0]
 
@@ -324,7 +325,7 @@ ONE_LIST = """
 def test_items_are_an_array_of_ids_and_may_name_their_positions(spark) -> None:
     def lists(**impressions):
         return shown(
-            spark.sql(ONE_LIST), Dataset(name="t", columns={"event_type": "x"}, impressions=impressions), []
+            spark.sql(ONE_LIST), Dataset(name="t", columns={"event_type": "x"}, impressions=chosen), []
         )
 
     plain = lists(items="ids").select("item_id", "position", "impression_id").collect()
@@ -362,8 +363,8 @@ def test_items_are_an_array_of_ids_and_may_name_their_positions(spark) -> None:
 )
 def test_what_an_impression_lacks_is_named(spark, changed: dict, said: str, remedy: str) -> None:
     events = spark.sql(ONE_LIST).selectExpr("*", "array(1.5) AS prices", "1 AS key", "array(1) AS tags")
-    impressions = {"items": "ids", "parallel": {"price": "prices"}} | changed.pop("impressions", {})
-    dataset = Dataset(name="t", columns={"event_type": "x"}, impressions=impressions, **changed)
+    chosen = {"items": "ids", "parallel": {"price": "prices"}} | changed.pop("impressions", {})
+    dataset = Dataset(name="t", columns={"event_type": "x"}, impressions=chosen, **changed)
     with pytest.raises(ConfigError, match=said) as error:
         shown(events, dataset, [])
     assert remedy in error.value.remedy
@@ -395,7 +396,7 @@ def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: 
     ingest.run(ingested)
     for name, shop in variants.items():
         take_events(ingested, tmp_path / name)
-        samples.run(make_context(settings(log, **{**SHOP, **shop}), root=tmp_path / name))
+        impressions.run(make_context(settings(log, **{**SHOP, **shop}), root=tmp_path / name))
     write(
         log / "2.json",
         event("late", kind="shown", ts=at(0, 5), item="i9", session="s9"),
@@ -405,12 +406,12 @@ def test_a_rebuilt_date_takes_no_outcome_of_a_later_one(make_context, tmp_path: 
     for name, shop in variants.items():
         take_events(ingested, tmp_path / name)
         ctx = make_context(settings(log, **{**SHOP, **shop}), root=tmp_path / name)
-        assert samples.run(ctx).details["dates_rebuilt"][0] == "2024-03-01"
+        assert impressions.run(ctx).details["dates_rebuilt"][0] == "2024-03-01"
         held = read_shop(ctx)
         assert {key for key, row in held.items() if row["conversion"]} == {"s2"}
         take_events(ingested, tmp_path / name / "whole")
         whole = make_context(settings(log, **{**SHOP, **shop}), root=tmp_path / name / "whole")
-        samples.run(whole)
+        impressions.run(whole)
         assert read_shop(whole) == held
         if name == "rates":
             prior = 3 / 4  # of s1, s2, s3, late: three clicks were known when the second day ended
@@ -432,11 +433,11 @@ def test_a_rebuilt_date_takes_no_outcome_of_an_earlier_one(make_context, tmp_pat
     shop = {**SHOP, "history": {**SHOP["history"], "rates": []}}
     ctx = make_context(settings(log, **shop))
     ingest.run(ctx)
-    samples.run(ctx)
+    impressions.run(ctx)
     assert {key for key, row in read_shop(ctx).items() if row["conversion"]} == {"r1"}
     write(log / "2.json", event("r5", kind="shown", ts=START + 4 * DAY + 1, session="d", item="i4"))
     ingest.run(ctx)
-    assert "2024-03-01" not in samples.run(ctx).details["dates_rebuilt"]
+    assert "2024-03-01" not in impressions.run(ctx).details["dates_rebuilt"]
     assert {key for key, row in read_shop(ctx).items() if row["conversion"]} == {"r1"}
 
 
@@ -444,7 +445,7 @@ def test_a_list_without_a_session_is_ranked_and_has_no_history(make_context, tmp
     log = [row | {"session": None} for row in random_log(4, sessions=4)]
     ctx = make_context(settings(write(tmp_path / "log.json", *log), layout="cluster", **LISTS))
     ingest.run(ctx)
-    samples.run(ctx)
+    impressions.run(ctx)
     keys = {row["event_id"]: row["key"] for row in rows(ctx.catalog.read("events"))}
     held = {(keys[row["event_id"]], row["position"]): row for row in rows(ctx.catalog.read("impressions"))}
     by_hand = history_by_hand([row | {"session": row["id"]} for row in log])
@@ -471,11 +472,11 @@ def test_rates_that_start_from_nothing_are_said(make_context, tmp_path: Path, mo
     shop = settings(write(tmp_path / "log.json", *shop_log()), **SHOP)
     ingest.run(make_context(shop))
     later = make_context(shop | {"run": {"date_from": "2024-03-03"}})
-    samples.run(later)
+    impressions.run(later)
     assert [text for text in said if "start from nothing on 2024-03-03: 2 earlier" in text]
     assert {row["event_date"].day for row in read_shop(later).values()} == {3, 4}
     said.clear()
-    samples.run(make_context(shop | {"run": {"date_from": "2024-03-04"}}))
+    impressions.run(make_context(shop | {"run": {"date_from": "2024-03-04"}}))
     assert not [text for text in said if "start from nothing" in text]
 
 
@@ -490,7 +491,7 @@ def test_sessions_are_cut_where_a_user_was_inactive(make_context, tmp_path: Path
     )
     ctx = make_context(config)
     ingest.run(ctx)
-    samples.run(ctx)
+    impressions.run(ctx)
     held = read_shop(ctx)
     sessions = [held[str(n)]["session_id"] for n in range(len(quiet))]
     assert sessions[0] == sessions[1] == sessions[2] != sessions[3] != sessions[4] == sessions[5]
@@ -523,13 +524,13 @@ def test_one_shuffle_gives_what_three_give(make_context, tmp_path: Path, monkeyp
     ctx = make_context(settings(write(tmp_path / "log.json", *random_shop(3)), **shop))
     ingest.run(ctx)
     assert timeline.fits(ctx.config.dataset)
-    samples.run(ctx)
+    impressions.run(ctx)
     shared = read_shop(ctx)
     monkeypatch.setattr(timeline, "fits", lambda dataset: False)
     ctx = make_context(
         ctx.config.model_copy(update={"run": ctx.config.run.model_copy(update={"force": True})})
     )
-    samples.run(ctx)
+    impressions.run(ctx)
     separate = read_shop(ctx)
     assert shared == separate
     assert 0 < sum(row["click"] for row in shared.values()) < len(shared)
@@ -552,13 +553,13 @@ def test_a_window_ends_to_the_microsecond(make_context, tmp_path: Path, shared: 
         **SHOP["impressions"]["click_event"],
         "match": ["session_id" if shared else "user_id", "item_id"],
     }
-    impressions = {**SHOP["impressions"], "click_event": click, "conversion_event": None}
-    shop = {**SHOP, "impressions": impressions}
+    chosen = {**SHOP["impressions"], "click_event": click, "conversion_event": None}
+    shop = {**SHOP, "impressions": chosen}
     shop["event_time"] = {"expression": "ts", "format": "epoch_millis"}
     ctx = make_context(settings(log, **shop))
     assert timeline.fits(ctx.config.dataset) == shared
     ingest.run(ctx)
-    samples.run(ctx)
+    impressions.run(ctx)
     assert {key: row["click"] for key, row in read_shop(ctx).items()} == {"in": 1, "out": 0}
 
 
@@ -587,7 +588,7 @@ def test_a_click_after_midnight_is_not_known_the_day_before(make_context, tmp_pa
         )
     )
     ingest.run(ctx)
-    samples.run(ctx)
+    impressions.run(ctx)
     found = ctx.catalog.read("impressions").where(f"event_ts > timestamp_millis({midnight})")
     rates = {row["session_id"]: {} for row in rows(found)}
     for row in rows(found):
@@ -604,12 +605,12 @@ def test_a_column_that_events_gain_comes_to_every_date(make_context, tmp_path: P
     old, new = (write(tmp_path / f"{day}.json", event(str(day), ts=START + day * DAY)) for day in (0, 1))
     first = make_context(settings(old, kind="impressions", columns=columns))
     ingest.run(first)
-    samples.run(first)
+    impressions.run(first)
     then = settings(new, kind="impressions", columns=more)
     ingest.run(make_context(then))
     with pytest.raises(ConfigError, match="changed since table impressions was made"):
-        samples.run(make_context({**then, "run": {"date_from": "2024-03-02"}}))
+        impressions.run(make_context({**then, "run": {"date_from": "2024-03-02"}}))
     ctx = make_context(then)
-    assert samples.run(ctx).details["dates_rebuilt"] == ["2024-03-01", "2024-03-02"]
+    assert impressions.run(ctx).details["dates_rebuilt"] == ["2024-03-01", "2024-03-02"]
     found = ctx.catalog.read("impressions").select("event_id", "price").orderBy("event_ts")
     assert [row["price"] for row in rows(found)] == [None, 1.5]

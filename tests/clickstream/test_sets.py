@@ -2,9 +2,9 @@
 
 import pytest
 
-from sie_spark.clickstream.rules import violation
-from sie_spark.clickstream.tables import EXPRESSIONS, session_settings
+from sie_spark.ingest.rules import violation
 from sie_spark.platform.config import Rule
+from sie_spark.platform.tables import EXPRESSIONS, session_settings
 
 LARGE = "12345678901234567890"  # beyond 2**53: with its neighbour one and the same double
 

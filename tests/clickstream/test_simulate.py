@@ -14,13 +14,13 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from sie_spark.clickstream import simulate
-from sie_spark.clickstream.simulate_draws import below, exponential, gauss, uniform, zipf
 from sie_spark.platform.config import Config, load_config
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.root import Root
+from sie_spark.simulator import simulate
+from sie_spark.simulator.draws import below, exponential, gauss, uniform, zipf
 
 pytestmark = pytest.mark.spark
 ROWS = 30_000

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest, samples
+from sie_spark.impressions import impressions
+from sie_spark.ingest import ingest
 from sie_spark.platform.errors import ConfigError, SourceError
 from tests.clickstream.logs import rows, write
 from tests.clickstream.test_odd_sources import config, view
@@ -22,7 +23,7 @@ def test_labels_that_are_true_or_false(make_context, tmp_path: Path) -> None:
             config(log, kind="impressions", source=source, columns=columns), root=tmp_path / name
         )
         assert ingest.run(ctx).rows.kept == 30
-        samples.run(ctx)
+        impressions.run(ctx)
         found = rows(ctx.catalog.read("impressions").orderBy("event_ts"))
         assert [row["label"] for row in found] == [1.0, 0.0] * 15
 
@@ -36,7 +37,7 @@ def test_impressions_with_maps_are_brought_up_to_date(make_context, tmp_path: Pa
         made.write.mode("append").format("delta").save(str(log))
         ctx = make_context(config(log, kind="impressions", source={"format": "delta"}, columns=chosen))
         ingest.run(ctx)
-        samples.run(ctx)
+        impressions.run(ctx)
     found = ctx.catalog.read("impressions").selectExpr("tags", "deep[0].tags AS deep").orderBy("event_ts")
     assert [row["tags"]["k"] for row in rows(found)] == ["2024-03-01", "2024-03-02"]
 

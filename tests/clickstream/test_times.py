@@ -5,10 +5,10 @@ from datetime import datetime
 import pytest
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.tables import EXPRESSIONS, session_settings
-from sie_spark.clickstream.times import check_format, parse_time, sensible
+from sie_spark.ingest.times import check_format, parse_time, sensible
 from sie_spark.platform.config import Dataset, EventTime
 from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.tables import EXPRESSIONS, session_settings
 
 pytestmark = pytest.mark.spark
 CASES = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest
+from sie_spark.ingest import ingest
 from sie_spark.platform.errors import SourceError
 from tests.clickstream.logs import DAY, START, event, rows, settings, write
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from sie_spark.clickstream.examples import masked
-from sie_spark.clickstream.unparsed import diagnosis
+from sie_spark.ingest.examples import masked
+from sie_spark.ingest.unparsed import diagnosis
 from sie_spark.platform.config import Source
 
 CSV = Source(format="csv", options={"header": "true"})

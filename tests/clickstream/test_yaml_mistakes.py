@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sie_spark.clickstream import ingest
+from sie_spark.ingest import ingest
 from sie_spark.platform.errors import SieError
 from tests.clickstream.logs import write
 from tests.clickstream.test_odd_sources import config

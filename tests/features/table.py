@@ -109,4 +109,4 @@ def vocabulary(base: Path, values: list[str]) -> Path:
 
 def store(ctx: Any, data: list[dict[str, Any]]) -> None:
     """Write the rows as the table ``impressions``."""
-    ctx.catalog.replace(frame(ctx.spark, data), "impressions", fingerprint="test", job="samples")
+    ctx.catalog.replace(frame(ctx.spark, data), "impressions", fingerprint="test", job="impressions")

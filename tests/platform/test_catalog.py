@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.staging import overwrite
+from sie_spark.ingest.staging import overwrite
 from sie_spark.platform import catalog
 from sie_spark.platform.catalog import Catalog, rows_said
 from sie_spark.platform.config import Session

@@ -13,7 +13,10 @@ ROOMS = [
     "models",
     "gradients",
     "metrics",
-    "clickstream",
+    "simulator",
+    "sources",
+    "ingest",
+    "impressions",
     "features",
     "training",
     "importance",
@@ -23,11 +26,8 @@ ROOMS = [
     "upkeep",
 ]
 FORBIDDEN = {
-    "models": "pyspark",
-    "gradients": "pyspark",
-    "metrics": "pyspark",
-    "clickstream": "torch",
-    "features": "torch",
+    **dict.fromkeys(("models", "gradients", "metrics"), "pyspark"),
+    **dict.fromkeys(("simulator", "sources", "ingest", "impressions", "features"), "torch"),
 }
 OFF_THE_DATA_PATH = ("sparkContext", "_jvm", ".rdd", "broadcast(sc")
 SESSION_ONLY = {"platform/session.py", "platform/doctor.py", "training/distributed.py"}

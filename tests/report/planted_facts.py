@@ -48,7 +48,7 @@ def details(change: float = -0.0008, half: float = 0.0012) -> dict[str, dict[str
             "reasons": {"price:range": 411, "unparsable": 300, "item_id:required": 517},
             "warnings": {"device:set": 3},
         },
-        "samples": {"impressions": 199_000, "by_date": [{"date": "2024-03-01"}, {"date": "2024-03-04"}]},
+        "impressions": {"impressions": 199_000, "by_date": [{"date": "2024-03-01"}, {"date": "2024-03-04"}]},
         "encode": {
             "labels": {
                 part: {"zero": n, "one": n // 25} for part, n in (("train", 150_000), ("test", 38_000))
@@ -144,7 +144,7 @@ def details(change: float = -0.0008, half: float = 0.0012) -> dict[str, dict[str
                 for arm in arms
             ],
         },
-        "seconds": {"ingest": 21.2, "samples": 14.0, "retrain": 61.3},
+        "seconds": {"ingest": 21.2, "impressions": 14.0, "retrain": 61.3},
     }
 
 

@@ -99,7 +99,7 @@ def test_a_split_by_hash_claims_nothing_about_time() -> None:
     assert "later than every training row" in text and "2024-03-01 to 2024-03-04" in text
     found = details()
     found["encode"]["split"] = {"by": "hash", "seconds": None, "test_fraction": 0.2}
-    found["samples"]["by_date"] = [{"date": "1970-01-01"}]
+    found["impressions"]["by_date"] = [{"date": "1970-01-01"}]
     for entry in found["evaluate"]["slices"]:
         entry["slice"] = "1970-01-01" if entry["kind"] == "day" else entry["slice"]
     for entry in found["weigh"]["top"]:

@@ -37,7 +37,7 @@ SAMPLE = (
     *("impression_id", "self"),  # self: how Python names the model among its arguments
 )
 SAMPLE_PREFIXES = ("score_", "slice_", "_")
-STAGE = "stage samples"
+STAGE = "stage impressions"
 
 
 def slug(event_type: str) -> str:

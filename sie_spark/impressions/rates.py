@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.attribution import click_delay
+from sie_spark.impressions.attribution import click_delay
 from sie_spark.platform.config.names import rated
 
 DAY = "event_date"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.canonical import judged_by
-from sie_spark.clickstream.outcomes import Values
-from sie_spark.clickstream.staging import BAD, DAY, KEYS, repeated, staged, with_keys
-from sie_spark.clickstream.unparsed import ENCODED
+from sie_spark.ingest.canonical import judged_by
+from sie_spark.ingest.outcomes import Values
+from sie_spark.ingest.staging import BAD, DAY, KEYS, repeated, staged, with_keys
+from sie_spark.ingest.unparsed import ENCODED
 from sie_spark.platform.config import Dataset
 
 if TYPE_CHECKING:

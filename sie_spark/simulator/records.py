@@ -5,8 +5,9 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.simulate_draws import below, exponential, uniform
-from sie_spark.clickstream.simulate_world import (
+from sie_spark.platform.config import Simulator
+from sie_spark.simulator.draws import below, exponential, uniform
+from sie_spark.simulator.world import (
     BOT_CLICK_RATE,
     DEVICES,
     ENDINGS,
@@ -15,7 +16,6 @@ from sie_spark.clickstream.simulate_world import (
     pick,
     query_text,
 )
-from sie_spark.platform.config import Simulator
 
 DWELL_S = 40.0  # longest time from impression to click
 FIELDS = (

@@ -11,9 +11,9 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.drift import AS_JSON
 from sie_spark.platform.catalog import MAINTENANCE, Catalog, stamp_of
 from sie_spark.platform.config import Dataset
+from sie_spark.sources.drift import AS_JSON
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.attribution import (
+from sie_spark.impressions.attribution import (
     AT,
     BOUGHT,
     FROM,
@@ -23,8 +23,8 @@ from sie_spark.clickstream.attribution import (
     in_window,
     no_clicks,
 )
-from sie_spark.clickstream.attribution import CLICK as CLICKED
-from sie_spark.clickstream.history import (
+from sie_spark.impressions.attribution import CLICK as CLICKED
+from sie_spark.impressions.history import (
     ACTION,
     COUNTED,
     SEQ,
@@ -33,7 +33,7 @@ from sie_spark.clickstream.history import (
     remembered,
     shown_rows,
 )
-from sie_spark.clickstream.shown import SESSION, select_events
+from sie_spark.impressions.shown import SESSION, select_events
 from sie_spark.platform.config import Attribution, Dataset, History
 from sie_spark.platform.config.names import remembers
 

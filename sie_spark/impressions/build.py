@@ -7,12 +7,12 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream import timeline
-from sie_spark.clickstream.attribution import CLICK, click_delay, clicks, conversions, no_clicks
-from sie_spark.clickstream.days import refresh_daily_counts
-from sie_spark.clickstream.history import INTERNAL, list_history, with_history
-from sie_spark.clickstream.rates import daily_counts, rate_table, with_rates
-from sie_spark.clickstream.shown import (
+from sie_spark.impressions import timeline
+from sie_spark.impressions.attribution import CLICK, click_delay, clicks, conversions, no_clicks
+from sie_spark.impressions.days import refresh_daily_counts
+from sie_spark.impressions.history import INTERNAL, list_history, with_history
+from sie_spark.impressions.rates import daily_counts, rate_table, with_rates
+from sie_spark.impressions.shown import (
     SESSION,
     accepted,
     list_relative,
@@ -24,12 +24,12 @@ from sie_spark.clickstream.shown import (
     unpacked,
     whole_list,
 )
-from sie_spark.clickstream.staging import FOLDER, overwrite
-from sie_spark.clickstream.stale import Reach
-from sie_spark.clickstream.tables import dates_in
+from sie_spark.impressions.stale import Reach
+from sie_spark.ingest.staging import FOLDER, overwrite
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.names import has_list_size, remembers
 from sie_spark.platform.context import Context
+from sie_spark.platform.tables import dates_in
 
 # what attribution, history and list features look at or write
 USED = (

@@ -12,10 +12,10 @@ import pyarrow
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.failures import NOT_DELTA, nearest, readable, reason
 from sie_spark.platform.config import Rule
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.failures import NOT_DELTA, nearest, readable, reason
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

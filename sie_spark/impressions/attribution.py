@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.shown import select_events, sequence
+from sie_spark.impressions.shown import select_events, sequence
 from sie_spark.platform.config import Attribution
 from sie_spark.platform.errors import ConfigError
 

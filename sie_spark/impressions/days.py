@@ -9,11 +9,11 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.rates import daily_counts
-from sie_spark.clickstream.stale import changed_dates
-from sie_spark.clickstream.tables import dates_in
+from sie_spark.impressions.rates import daily_counts
+from sie_spark.impressions.stale import changed_dates
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
+from sie_spark.platform.tables import dates_in
 
 Facts = dict[str, Any]  # ISO date: JSON value
 POSITIONS = 50  # further down the list counts as one
@@ -107,5 +107,5 @@ def refresh_daily_counts(ctx: Context) -> DataFrame | None:
         # a task writes a file for every date it holds: gather them
         counts = counts.hint("rebalance", "event_date")
         fingerprint = f"{version}:{settings}"
-        catalog.replace(counts, "daily_counts", where=where, fingerprint=fingerprint, job="samples")
+        catalog.replace(counts, "daily_counts", where=where, fingerprint=fingerprint, job="impressions")
     return catalog.read("daily_counts")

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.days import Facts
-from sie_spark.clickstream.outcomes import Values, mapping, named, reason_of
-from sie_spark.clickstream.shown import outcome_values, rejected, told_outcomes
-from sie_spark.clickstream.staging import new_by_date
-from sie_spark.clickstream.tables import dates_in, ensure, insert_new
-from sie_spark.clickstream.tolerance import go_on, part, percent
+from sie_spark.impressions.days import Facts
+from sie_spark.impressions.shown import outcome_values, rejected, told_outcomes
+from sie_spark.ingest.outcomes import Values, mapping, named, reason_of
+from sie_spark.ingest.staging import new_by_date
+from sie_spark.ingest.tolerance import go_on, part, percent
 from sie_spark.platform.catalog import metadata
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import DataError
+from sie_spark.platform.tables import dates_in, ensure, insert_new
 
 SAMPLE = 200  # rejected rows that examples are taken from
 FREQUENT = 20  # values of an outcome that are looked at

@@ -16,7 +16,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StringType, StructField, StructType
 
-from sie_spark.clickstream.drift import (
+from sie_spark.platform.config import Source
+from sie_spark.platform.errors import SourceError
+from sie_spark.sources.drift import (
     CORRUPT,
     DRIFT,
     EXTRA,
@@ -40,9 +42,7 @@ from sie_spark.clickstream.drift import (
     typed_from_text,
     whole_text,
 )
-from sie_spark.clickstream.typed import is_glob
-from sie_spark.platform.config import Source
-from sie_spark.platform.errors import SourceError
+from sie_spark.sources.typed import is_glob
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 
-from sie_spark.clickstream.canonical import Canonical
-from sie_spark.clickstream.failures import readable
-from sie_spark.clickstream.holdings import mapping_digest
-from sie_spark.clickstream.staging import FOLDER, LANDING
-from sie_spark.clickstream.tables import session_settings, types_of, vacuum_now
+from sie_spark.ingest.canonical import Canonical
+from sie_spark.ingest.holdings import mapping_digest
+from sie_spark.ingest.staging import FOLDER, LANDING
 from sie_spark.platform.catalog import has_commits
 from sie_spark.platform.config.load import digest
+from sie_spark.platform.failures import readable
+from sie_spark.platform.tables import session_settings, types_of, vacuum_now
 
 if TYPE_CHECKING:
     from sie_spark.platform.context import Context

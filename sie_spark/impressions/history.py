@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.attribution import seconds_between
-from sie_spark.clickstream.shown import LIST, SESSION, sequence
+from sie_spark.impressions.attribution import seconds_between
+from sie_spark.impressions.shown import LIST, SESSION, sequence
 from sie_spark.platform.config import History
 from sie_spark.platform.config.names import (
     EVENTS,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from sie_spark.clickstream.drift import Raw
-from sie_spark.clickstream.failures import readable, reason
-from sie_spark.clickstream.lines import read_csv, read_json
-from sie_spark.clickstream.typed import MANY_FOOTERS, is_glob, read_delta, read_parquet
 from sie_spark.platform.config import Source
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import SourceError
+from sie_spark.platform.failures import readable, reason
+from sie_spark.sources.drift import Raw
+from sie_spark.sources.lines import read_csv, read_json
+from sie_spark.sources.typed import MANY_FOOTERS, is_glob, read_delta, read_parquet
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

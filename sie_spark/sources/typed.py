@@ -22,7 +22,10 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from sie_spark.clickstream.drift import (
+from sie_spark.platform.config import Source
+from sie_spark.platform.errors import SourceError
+from sie_spark.platform.root import locate
+from sie_spark.sources.drift import (
     DRIFT,
     EXTRA,
     FILE,
@@ -39,9 +42,6 @@ from sie_spark.clickstream.drift import (
     whole_text,
     widens,
 )
-from sie_spark.platform.config import Source
-from sie_spark.platform.errors import SourceError
-from sie_spark.platform.root import locate
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrameReader, SparkSession

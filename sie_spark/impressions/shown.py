@@ -10,12 +10,12 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, NumericType, StringType, StructType
 
-from sie_spark.clickstream.drift import AS_JSON
-from sie_spark.clickstream.failures import nearest, reason
-from sie_spark.clickstream.outcomes import outcome, reason_of
+from sie_spark.ingest.outcomes import outcome, reason_of
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.names import LIST_SIZE, SHOWN_BY, check_names, context_of, ranked
 from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.failures import nearest, reason
+from sie_spark.sources.drift import AS_JSON
 
 ORDER = ("event_ts", "seq")
 SESSION = "_session"  # session_id, or the list where there is none

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.clickstream.canonical import every_row_counts
-from sie_spark.clickstream.sources import Snapshot
+from sie_spark.ingest.canonical import every_row_counts
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import ConfigError
+from sie_spark.sources.read import Snapshot
 
 if TYPE_CHECKING:
     from sie_spark.platform.context import Context
@@ -75,7 +75,7 @@ def made_of_this_alone(ctx: Context, files: Snapshot) -> bool:
     run = ctx.config.run
     if ctx.config.dataset.source.incremental or run.date_from or run.date_to:
         return False
-    others = {"events": (), "quarantine": ("samples", "maintain")}
+    others = {"events": (), "quarantine": ("impressions", "maintain")}
     if not all(map(ctx.catalog.exists, others)):
         return False
     histories = {name: ctx.catalog.whole_history(name) for name in others}

@@ -10,9 +10,9 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, MapType, StructType
 
-from sie_spark.clickstream.drift import AS_JSON, EXTRA, SOURCE, Raw
-from sie_spark.clickstream.pseudonyms import pseudonym
+from sie_spark.ingest.pseudonyms import pseudonym
 from sie_spark.platform.config import Dataset
+from sie_spark.sources.drift import AS_JSON, EXTRA, SOURCE, Raw
 
 
 def record_of(raw: Raw, dataset: Dataset, identifiers: Sequence[str], *, kept: bool) -> Column:

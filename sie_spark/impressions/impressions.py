@@ -9,7 +9,8 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.days import (
+from sie_spark.impressions.build import build
+from sie_spark.impressions.days import (
     Facts,
     event_facts,
     facts_by_date,
@@ -17,18 +18,11 @@ from sie_spark.clickstream.days import (
     refresh_daily_counts,
     rejected_facts,
 )
-from sie_spark.clickstream.impressions import build
-from sie_spark.clickstream.outcomes import reason_of
-from sie_spark.clickstream.set_aside import cautions, quarantine_rejected
-from sie_spark.clickstream.shown import items_shown, rejected, select_events, shown, told_outcomes
-from sie_spark.clickstream.staging import FOLDER, clear, overwrite
-from sie_spark.clickstream.stale import Reach, affected, changed_dates, date_digests, maturing
-from sie_spark.clickstream.tables import (
-    EXPRESSIONS,
-    dates_in,
-    replace_rows,
-    session_settings,
-)
+from sie_spark.impressions.set_aside import cautions, quarantine_rejected
+from sie_spark.impressions.shown import items_shown, rejected, select_events, shown, told_outcomes
+from sie_spark.impressions.stale import Reach, affected, changed_dates, date_digests, maturing
+from sie_spark.ingest.outcomes import reason_of
+from sie_spark.ingest.staging import FOLDER, clear, overwrite
 from sie_spark.platform.catalog import metadata
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Dataset
@@ -37,14 +31,17 @@ from sie_spark.platform.config.names import context_of
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, DataError, RowIdentityError
 from sie_spark.platform.result import Rows, StageResult, TableRef
+from sie_spark.platform.tables import (
+    EXPRESSIONS,
+    dates_in,
+    replace_rows,
+    session_settings,
+)
 
-JOB = "samples"
+JOB = "impressions"
 SETTINGS = ("kind", "impressions", "history", "maturity_hours", "group", "label")
 
-CODE = tuple(
-    f"sie_spark.clickstream.{name}"
-    for name in ("attribution", "days", "history", "impressions", "rates", "samples", "shown", "timeline")
-)
+CODE = ("sie_spark.impressions", "sie_spark.ingest.outcomes", "sie_spark.platform.config.names")
 
 
 def run(ctx: Context) -> StageResult:

@@ -9,9 +9,8 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.canonical import canonicalise
-from sie_spark.clickstream.failures import readable
-from sie_spark.clickstream.holdings import (
+from sie_spark.ingest.canonical import canonicalise
+from sie_spark.ingest.holdings import (
     IDENTITY_FILE,
     check_root,
     made_of_this_alone,
@@ -19,11 +18,10 @@ from sie_spark.clickstream.holdings import (
     warn_of_mapping,
     way_to_remake,
 )
-from sie_spark.clickstream.landing import Landing
-from sie_spark.clickstream.pseudonyms import load_key
-from sie_spark.clickstream.refusals import ColumnsSeen, cautions, check_read, check_shares
-from sie_spark.clickstream.sources import INTO_FOLDERS, Snapshot, read, snapshot
-from sie_spark.clickstream.staging import (
+from sie_spark.ingest.landing import Landing
+from sie_spark.ingest.pseudonyms import load_key
+from sie_spark.ingest.refusals import ColumnsSeen, cautions, check_read, check_shares
+from sie_spark.ingest.staging import (
     ROW,
     Batch,
     Counts,
@@ -34,7 +32,13 @@ from sie_spark.clickstream.staging import (
     new_by_date,
     stage,
 )
-from sie_spark.clickstream.tables import (
+from sie_spark.ingest.tolerance import percent
+from sie_spark.platform.catalog import metadata
+from sie_spark.platform.context import Context
+from sie_spark.platform.errors import RowIdentityError, SourceError
+from sie_spark.platform.failures import readable
+from sie_spark.platform.result import Rows, StageResult, TableRef
+from sie_spark.platform.tables import (
     EXPRESSIONS,
     around,
     column_types,
@@ -44,11 +48,7 @@ from sie_spark.clickstream.tables import (
     replace_rows,
     session_settings,
 )
-from sie_spark.clickstream.tolerance import percent
-from sie_spark.platform.catalog import metadata
-from sie_spark.platform.context import Context
-from sie_spark.platform.errors import RowIdentityError, SourceError
-from sie_spark.platform.result import Rows, StageResult, TableRef
+from sie_spark.sources.read import INTO_FOLDERS, Snapshot, read, snapshot
 
 JOB = "ingest"
 LEDGER = "ingested"

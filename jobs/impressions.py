@@ -1,10 +1,10 @@
-"""spark-submit entry of 'sie samples': the same flags, the same JSON line."""
+"""spark-submit entry of 'sie impressions': the same flags, the same JSON line."""
 
 import sys
 
 from sie_spark.cli import main
 
 if __name__ == "__main__":
-    status = main(["samples", *sys.argv[1:]])
+    status = main(["impressions", *sys.argv[1:]])
     if status:
         raise SystemExit(status)  # returning is success: some schedulers count SystemExit(0) as failure

@@ -9,14 +9,14 @@ from __future__ import annotations
 from pyspark.sql import Column, Observation
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.simulate_records import lines, outcomes, records, truth
-from sie_spark.clickstream.simulate_world import impressions, solve_intercept
 from sie_spark.platform.context import Context
 from sie_spark.platform.result import StageResult
+from sie_spark.simulator.records import lines, outcomes, records, truth
+from sie_spark.simulator.world import impressions, solve_intercept
 
 JOB = "simulate"
 
-CODE = tuple(f"sie_spark.clickstream.simulate{part}" for part in ("", "_world", "_records", "_draws"))
+CODE = ("sie_spark.simulator",)
 SIMULATED = "The clickstream is simulated: it shows that the path works, not what your data would give."
 
 

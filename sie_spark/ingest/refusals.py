@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.canonical import UNPARSABLE, judged_by, outcome_columns
-from sie_spark.clickstream.drift import NEW_COLUMN, REPEATED, REPLACED, Raw
-from sie_spark.clickstream.examples import (
+from sie_spark.ingest.canonical import UNPARSABLE, judged_by, outcome_columns
+from sie_spark.ingest.examples import (
     duplicate_examples,
     outcome_texts,
     rejected_examples,
     some_outcomes,
     unparsed_lines,
 )
-from sie_spark.clickstream.outcomes import mapping, named, reason_of
-from sie_spark.clickstream.staging import BAD, DRIFTED, Counts, staged
-from sie_spark.clickstream.tolerance import NOTABLE, OWN_RULES, go_on, part, percent
-from sie_spark.clickstream.unparsed import diagnosis
+from sie_spark.ingest.outcomes import mapping, named, reason_of
+from sie_spark.ingest.staging import BAD, DRIFTED, Counts, staged
+from sie_spark.ingest.tolerance import NOTABLE, OWN_RULES, go_on, part, percent
+from sie_spark.ingest.unparsed import diagnosis
 from sie_spark.platform.config import Dataset, Source
 from sie_spark.platform.errors import SourceError
+from sie_spark.sources.drift import NEW_COLUMN, REPEATED, REPLACED, Raw
 
 if TYPE_CHECKING:
     from sie_spark.platform.context import Context

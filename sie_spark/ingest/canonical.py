@@ -15,7 +15,15 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from sie_spark.clickstream.drift import (
+from sie_spark.ingest.outcomes import OUTCOMES, outcome, reason_of
+from sie_spark.ingest.pseudonyms import INNER, OUTER, pseudonym, with_key
+from sie_spark.ingest.records import record_of
+from sie_spark.ingest.rules import check_rules, rule_name, violation, with_references
+from sie_spark.ingest.times import UNKNOWN_DATE, check_format, parse_time, sensible
+from sie_spark.platform.config import Dataset, Rule
+from sie_spark.platform.errors import ConfigError, SourceError
+from sie_spark.platform.failures import header_hint, nearest, reason, unresolved_column
+from sie_spark.sources.drift import (
     DRIFT,
     EXTRA,
     FILE,
@@ -27,14 +35,6 @@ from sie_spark.clickstream.drift import (
     both,
     names_of,
 )
-from sie_spark.clickstream.failures import header_hint, nearest, reason, unresolved_column
-from sie_spark.clickstream.outcomes import OUTCOMES, outcome, reason_of
-from sie_spark.clickstream.pseudonyms import INNER, OUTER, pseudonym, with_key
-from sie_spark.clickstream.records import record_of
-from sie_spark.clickstream.rules import check_rules, rule_name, violation, with_references
-from sie_spark.clickstream.times import UNKNOWN_DATE, check_format, parse_time, sensible
-from sie_spark.platform.config import Dataset, Rule
-from sie_spark.platform.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -257,7 +257,7 @@ def _always(columns: Mapping[str, Column], rate: Column, dataset: Dataset) -> li
         reasons.append((ALWAYS[2], columns["event_type"].isNull()))
     for name in outcome_columns(dataset):
         wrong = outcome(columns[name]).isNull()
-        if dataset.kind == "events":  # which of them show an item, and must have one, stage samples knows
+        if dataset.kind == "events":  # which of them show an item, and must have one, stage impressions knows
             wrong = wrong & columns[name].isNotNull()
         reasons.append((reason_of(name), wrong))
     if dataset.sampling_rate:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.canonical import ID_LENGTH, Canonical, every_row_counts, judged_by
-from sie_spark.clickstream.tables import around, dates_in, within_days
-from sie_spark.clickstream.times import UNKNOWN_DATE
+from sie_spark.ingest.canonical import ID_LENGTH, Canonical, every_row_counts, judged_by
+from sie_spark.ingest.times import UNKNOWN_DATE
 from sie_spark.platform.catalog import Catalog, retried
 from sie_spark.platform.errors import RowIdentityError, SourceError
 from sie_spark.platform.root import Root
+from sie_spark.platform.tables import around, dates_in, within_days
 
 if TYPE_CHECKING:
     from sie_spark.platform.context import Context

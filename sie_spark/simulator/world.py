@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from sie_spark.clickstream.simulate_draws import below, gauss, uniform, zipf
 from sie_spark.platform.bisection import solve_increasing
 from sie_spark.platform.config import Simulator
 from sie_spark.platform.errors import ConfigError
+from sie_spark.simulator.draws import below, gauss, uniform, zipf
 
 CATEGORIES = ("shoes", "jackets", "bags", "watches", "lamps", "chairs", "books", "games", "phones", "tents")
 STYLES = ("red", "light", "classic", "cheap", "sport", "vintage", "kids", "compact")

@@ -1,1 +1,0 @@
-"""Raw events in, one labelled impression a row out."""

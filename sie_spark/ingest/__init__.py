@@ -1,0 +1,1 @@
+"""Records become events or go to quarantine, each exactly once, identifiers pseudonymised."""

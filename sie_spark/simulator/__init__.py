@@ -1,0 +1,1 @@
+"""A clickstream whose truth is known; it stands alone."""

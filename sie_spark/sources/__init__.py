@@ -1,0 +1,1 @@
+"""Files become typed records: formats, layouts that drift, text that no format reads."""
