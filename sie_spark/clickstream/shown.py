@@ -10,7 +10,7 @@ from pyspark.sql.types import ArrayType, MapType, NumericType, StringType, Struc
 
 from sie_spark.clickstream.failures import nearest, reason
 from sie_spark.platform.config import Dataset
-from sie_spark.platform.config.names import LIST_SIZE, SHOWN_BY, check_names, context_of, ranked
+from sie_spark.platform.config.names import LIST_SIZE, SHOWN_BY, context_of, ranked
 from sie_spark.platform.errors import ConfigError
 
 ORDER = ("event_ts", "seq")
@@ -68,9 +68,8 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     Raises
     ------
     ConfigError
-        for an expression that does not fit the events, and a column of theirs whose name is taken.
+        for an expression that does not fit the events.
     """
-    check_names(dataset, events.columns)
     settings = dataset.impressions
     lists = select_events(events, settings.event, "impressions.event")
     context = context_of(dataset, events.columns)
