@@ -18,6 +18,7 @@ import pyspark
 import pytest
 
 from sie_spark.pipeline import run_all
+from sie_spark.platform.config.names import SAMPLE, SAMPLE_PREFIXES
 from sie_spark.platform.context import Context
 from sie_spark.platform.tracking import Tracker
 
@@ -101,6 +102,9 @@ def test_the_same_again_writes_nothing(
     assert all(ref == before[table] for table, ref in again.outputs.items())
     assert {table: ctx.catalog.ref(table) for table in tables} == before
     assert said(root) == details
+    for table in ("samples", "scores", "training_set", "predictions"):
+        made = {name for name in ctx.catalog.read(table).columns if not name.startswith(SAMPLE_PREFIXES)}
+        assert made <= {*SAMPLE, "query_text"}, table  # else a feature under that name would be replaced
     assert 0.5 < again.metrics["auc_weighted"] < 1
     assert again.rows is not None
     rows = again.rows.as_dict()

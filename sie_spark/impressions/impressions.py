@@ -27,7 +27,7 @@ from sie_spark.platform.catalog import metadata
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.load import digest
-from sie_spark.platform.config.names import context_of
+from sie_spark.platform.config.names import check_names, context_of
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import ConfigError, DataError, RowIdentityError
 from sie_spark.platform.result import Rows, StageResult, TableRef
@@ -62,6 +62,7 @@ def run(ctx: Context) -> StageResult:
     source = catalog.ref("events")
     version, table = source.version, catalog.identity("events")
     events = catalog.read("events", version=version)
+    check_names(ctx.config.dataset, events.columns)
     mapping = settings_digest(ctx.config.dataset, events.columns)
     fingerprint = ctx.fingerprint(
         JOB, code=(), mapping=mapping, table=table, events=version, dates=_asked(ctx)

@@ -12,7 +12,7 @@ from pyspark.sql.types import ArrayType, MapType, NumericType, StringType, Struc
 
 from sie_spark.ingest.outcomes import outcome, reason_of
 from sie_spark.platform.config import Dataset
-from sie_spark.platform.config.names import LIST_SIZE, SHOWN_BY, check_names, context_of, ranked
+from sie_spark.platform.config.names import LIST_SIZE, SHOWN_BY, context_of, ranked
 from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.failures import nearest, reason
 from sie_spark.sources.drift import AS_JSON
@@ -73,9 +73,8 @@ def shown(events: DataFrame, dataset: Dataset, carried: list[str]) -> DataFrame:
     Raises
     ------
     ConfigError
-        for an expression that does not fit the events, and a column of theirs whose name is taken.
+        for an expression that does not fit the events.
     """
-    check_names(dataset, events.columns)
     frame, context = _items(events, dataset)
     settings, told = dataset.impressions, told_outcomes(dataset, events.columns)
     names = [name for name in settings.parallel if name != "position"] if settings.items else []

@@ -138,6 +138,14 @@ def declared(settings: Source) -> StructType | None:
             remedy="write it as in CREATE TABLE: 'ts BIGINT, user_id STRING, price DOUBLE'",
         ) from None
     assert isinstance(schema, StructType)
+    seen: dict[str, str] = {}
+    for name in schema.names:
+        if (twin := seen.setdefault(name.casefold(), name)) is not name:
+            raise SourceError(
+                f"dataset.source.columns: '{twin}' and '{name}' are one name to Spark, which does not tell upper from"
+                " lower case",
+                remedy="declare one of them; the other is passed over, or kept apart by source.on_new_column: add",
+            )
     return schema
 
 

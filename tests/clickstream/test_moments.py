@@ -70,7 +70,7 @@ def test_recent_items_are_the_last_items_whatever_lay_between(
     shown = event("now", kind=kind, ts=START + 600, item="i9", step=None)
     chosen = {"event": "key = 'now'"}
     if kind == "view":  # labels and history in one shuffle
-        impressions["click_event"] = {"event": "event_type = 'click'", "match": ["session_id", "item_id"]}
+        chosen["click_event"] = {"event": "event_type = 'click'", "match": ["session_id", "item_id"]}
     history = {"types": ["view", "search"], "recent_items": 3}
     log = write(tmp_path / "log.json", *viewed, *searched, shown)
     ctx = make_context(settings(log, impressions=chosen, history=history))
@@ -85,7 +85,7 @@ def test_what_shows_no_item_has_no_history_of_it(make_context, tmp_path: Path, k
     shown = event("now", kind=kind, ts=START + 60, item=None, step=None)
     chosen = {"event": "key = 'now'"}
     if kind == "view":  # labels and history in one shuffle
-        impressions["click_event"] = {"event": "event_type = 'click'", "match": ["session_id", "item_id"]}
+        chosen["click_event"] = {"event": "event_type = 'click'", "match": ["session_id", "item_id"]}
     history = {"types": ["view", "search"], "session": True}
     ctx = make_context(
         settings(write(tmp_path / "log.json", *searched, shown), impressions=chosen, history=history)

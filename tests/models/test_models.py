@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 import torch
 
+from sie_spark.gradients import Engine, Norms
 from sie_spark.models import MODELS, Batch, build_model
 from sie_spark.models.inputs import start_embeddings
 from sie_spark.platform.config import Model
@@ -69,6 +72,30 @@ def test_same_seed_same_weights_and_global_generator_untouched() -> None:
         assert torch.equal(first[key], second[key])
     name = "deep.0.weight"
     assert not torch.equal(first[name], build_model(Model(), SPEC, seed=6).state_dict()[name])
+
+
+def test_features_may_have_names_that_torch_has_for_itself() -> None:
+    taken = [name for name in dir(torch.nn.ModuleDict()) if not name.startswith("_")]
+    assert {"items", "keys", "type", "values", "training"} <= set(taken)
+    spec = replace(
+        SPEC,
+        bags={**SPEC.bags, **dict.fromkeys(taken[::2], (7, 3))},
+        sequences={**SPEC.sequences, **dict.fromkeys(taken[1::2], (20, 4))},
+        shares={**SPEC.shares, **dict.fromkeys(taken[1::2], "item")},
+    )
+    batch = Batch.from_arrow(table(), SPEC)
+    lists = {name: batch.inputs["filters" if name in spec.bags else "recent"] for name in taken}
+    model = build_model(Model(name="history_attention", embedding_dim=4, hidden=[8]), spec, seed=3).eval()
+    again = build_model(Model(name="history_attention", embedding_dim=4, hidden=[8]), spec, seed=4).eval()
+    again.load_state_dict(model.state_dict())
+    given = {**batch.inputs, **lists}
+    torch.testing.assert_close(model(**given), again(**given))
+    norms = Engine(model)(given, lambda logit: logit, Norms()).squared_norm
+    model(**{name: value[:1] for name, value in given.items()}).sum().backward()
+    summed = sum(float((p.grad**2).sum()) for p in model.parameters() if p.grad is not None)
+    assert norms is not None and float(norms[0]) == pytest.approx(summed, rel=1e-5)
+    plain = build_model(Model(name="history_attention"), SPEC, seed=3).state_dict()
+    assert {"input.bags.filters.weight"} <= set(plain)  # as models were saved before
 
 
 def test_padding_changes_nothing() -> None:

@@ -124,6 +124,17 @@ def test_both_settings_are_named(changed: dict[str, Any], both: list[str]) -> No
     assert all(setting in str(error.value) for setting in both), error.value
 
 
+def test_a_column_that_only_the_table_has_is_refused_too() -> None:
+    """Impressions that came labelled take over every column, those of earlier settings as well."""
+    there = ["event_id", "event_date", "label", "Group_Key", "price"]
+    dataset = Dataset(name="x", kind="impressions", columns={"label": "y"})
+    with pytest.raises(ConfigError, match="table events and stage samples both .* 'Group_Key'") as error:
+        names.check_names(dataset, there)
+    assert "dataset.impressions.context, without this one" in error.value.remedy
+    chosen = Dataset(name="x", kind="impressions", columns={"label": "y"}, impressions={"context": ["price"]})
+    names.check_names(chosen, there)
+
+
 @pytest.mark.parametrize(
     ("types", "named"),
     [

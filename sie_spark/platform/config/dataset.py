@@ -175,7 +175,8 @@ class History(Settings):
     types: Once | dict[str, str] = Field(
         [],
         description="event types counted per (session, item); empty: none. Adds hist_events, hist_<type>,"
-        " hist_seconds_since, hist_list_events, hist_list_share; as a map, name: event type, adds hist_<name>",
+        " hist_seconds_since, hist_list_events, hist_list_share (of the list as shown so far); as a map, name: event"
+        " type, adds hist_<name>",
     )
     session: bool = Field(
         True,
