@@ -202,7 +202,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def as_readme_says(job: str, master: str, archive: Path, *more: str) -> tuple[list[str], dict[str, str]]:
     """The command of README for this master, archive and job, with more options of spark-submit; its environment."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    (line,) = re.findall(r"^LOG4J.*$", text, flags=re.MULTILINE)
+    (line,) = re.findall(r"^LOG4J.*jobs/run.py.*$", text, flags=re.MULTILINE)
     line = line.replace("spark://HOST:7077", master).replace(
         "dist/environment", str(archive.parent / "environment")
     )

@@ -49,8 +49,8 @@ class StageOrderError(SieError):
 _LACKING = re.compile(r"No module named|Cannot run program|PYTHON_VERSION_MISMATCH|cannot import name")
 WORKERS_PYTHON = (
     "send the environment with the job: 'make environment', then spark-submit with --archives"
-    " dist/environment.tar.gz#environment and --conf spark.pyspark.python=environment/bin/python (README, 'On a"
-    " cluster'); 'sie doctor' there tells what the workers lack"
+    " dist/environment.tar.gz#environment and --conf spark.pyspark.python=environment/bin/python (for a Connect server"
+    " PYSPARK_PYTHON=../environment/bin/python); README, 'On a cluster'; 'sie doctor' there tells what the workers lack"
 )
 _RANK = re.compile(r"^\[\w+\]:\s?", flags=re.MULTILINE)  # torch's mark before every line of a rank
 # the line that ends a Python traceback
