@@ -72,8 +72,8 @@ def test_all_that_is_made_is_known_and_all_that_is_own_is_kept(make_context: Any
     assert ingest.run(ctx).rows.as_dict() == {"read": 69, "kept": 60, "quarantined": 0, "duplicate": 9}
     impressions.run(ctx)
     made = dict(names.made(ctx.config.dataset))
-    impressions = ctx.catalog.read("impressions")
-    assert set(impressions.columns) == {*made, *OWN, "weight"}
+    table = ctx.catalog.read("impressions")
+    assert set(table.columns) == {*made, *OWN, "weight"}
     of_record = {
         *names.ADDED,
         "event_id",
@@ -87,7 +87,7 @@ def test_all_that_is_made_is_known_and_all_that_is_own_is_kept(make_context: Any
     assert set(ctx.catalog.read("events").columns) <= {*of_record, *dataset["columns"]}
 
     shown = {row["id"]: row for row in records if row["kind"] == "shown"}
-    found = {row["split"].removeprefix("split "): row for row in rows(impressions)}
+    found = {row["split"].removeprefix("split "): row for row in rows(table)}
     assert set(found) == set(shown)
     for key, row in found.items():
         assert all(row[name] == f"{name} {key}" for name in OWN) and row["weight"] == shown[key]["price"]

@@ -325,7 +325,7 @@ ONE_LIST = """
 def test_items_are_an_array_of_ids_and_may_name_their_positions(spark) -> None:
     def lists(**impressions):
         return shown(
-            spark.sql(ONE_LIST), Dataset(name="t", columns={"event_type": "x"}, impressions=chosen), []
+            spark.sql(ONE_LIST), Dataset(name="t", columns={"event_type": "x"}, impressions=impressions), []
         )
 
     plain = lists(items="ids").select("item_id", "position", "impression_id").collect()

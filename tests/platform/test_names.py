@@ -128,7 +128,7 @@ def test_a_column_that_only_the_table_has_is_refused_too() -> None:
     """Impressions that came labelled take over every column, those of earlier settings as well."""
     there = ["event_id", "event_date", "label", "Group_Key", "price"]
     dataset = Dataset(name="x", kind="impressions", columns={"label": "y"})
-    with pytest.raises(ConfigError, match="table events and stage samples both .* 'Group_Key'") as error:
+    with pytest.raises(ConfigError, match="table events and stage impressions both .* 'Group_Key'") as error:
         names.check_names(dataset, there)
     assert "dataset.impressions.context, without this one" in error.value.remedy
     chosen = Dataset(name="x", kind="impressions", columns={"label": "y"}, impressions={"context": ["price"]})
