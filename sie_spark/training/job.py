@@ -86,7 +86,7 @@ def run_rank(job_uri: str, *, distributed: bool) -> dict[str, Any]:
     except Exception as error:
         if distributed and not root.exists(*job.folder, "error.json"):
             remedy = error.remedy if isinstance(error, SieError) else None
-            said = str(error) if remedy else f"{type(error).__name__}: {error}"
+            said = str(error) if remedy else f"the distributed fit failed: {type(error).__name__}: {error}"
             failure = {"kind": type(error).__name__, "error": said, "remedy": remedy}
             root.write_bytes(json.dumps(failure).encode(), *job.folder, "error.json")
         raise

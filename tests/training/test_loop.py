@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from sie_spark.platform.config import Model, Training
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import Root
+from sie_spark.training import distributed, job
 from sie_spark.training.feed import Feed
 from sie_spark.training.job import Job, run_rank
 from sie_spark.training.loop import (
@@ -284,3 +287,20 @@ def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(tmp_path: Path) ->
     for name, value in state_dict(whole).items():
         assert torch.equal(value, state_dict(stopped)[name]), name
     assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler, signal.SIG_IGN)
+
+
+def test_the_first_rank_that_fails_is_the_one_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others miss it soon after, and Spark may show what they say."""
+    uri = job_of(tmp_path, small_manifest(tmp_path))
+    monkeypatch.setattr(job, "_group", lambda *_: nullcontext())
+    for said in ("CUDA out of memory", "Connection closed by peer"):
+        monkeypatch.setattr(job, "_fit", Mock(side_effect=RuntimeError(said)))
+        with pytest.raises(RuntimeError, match=said):
+            run_rank(uri, distributed=True)
+    error = distributed._failure(
+        Root(tmp_path), ("models", "full", "f"), RuntimeError("task of rank 1 failed")
+    )
+    assert isinstance(error, ModelError) and str(error).endswith("failed: RuntimeError: CUDA out of memory")
+    assert "executors' logs" in error.remedy
