@@ -260,8 +260,9 @@ def cautions(ctx: Context, fingerprint: str, counts: Counts, duplicates: int) ->
         )
     if counts.unreadable > NOTABLE * read:
         said.append(f"{part(counts.unreadable, read, 'records')} cannot be read as the data set says.")
-    if why := why_unparsed(ctx, fingerprint, counts):
-        said.append(f"{counts.reasons[UNPARSABLE]:,} records cannot be parsed: {why}.")
+    torn = counts.reasons.get(UNPARSABLE, 0)
+    if torn > 1 and (why := why_unparsed(ctx, fingerprint, counts)):  # one line alone is a log that was cut
+        said.append(f"{part(torn, read, 'records')} cannot be parsed: {why}.")
     if twice := counts.reasons.get(REPEATED):
         said.append(
             f"{twice:,} records say a key twice, with two values: nobody can tell which is meant, and they are set aside"

@@ -87,7 +87,7 @@ def stage(ctx: Context, canonical: Canonical, fingerprint: str, look: Look | Non
     stays = in_range(run.date_from, run.date_to)
     rejected = F.col(BAD) & stays if asked else F.col(BAD)
     measures = [F.count("*").alias("read"), _count(rejected).alias("rejected")]
-    measures += [_count(rejected & test).alias(name) for name, test in _kinds(ctx).items()]
+    measures += [_count(F.when(rejected, test)).alias(name) for name, test in _kinds(ctx).items()]
     if asked:
         measures.append(_count(~stays).alias("outside"))
     for index, reason in enumerate(canonical.reasons):

@@ -266,6 +266,10 @@ def _flow(facts: Facts) -> list[dict[str, Any]]:
         ("events", "all", ingest.get("kept")),
         ("shown items (impressions)", "all", facts.of("impressions").get("impressions")),
     ]
+    if facts.of("impressions").get("rejected"):
+        steps.append(
+            ("shown, clicked or not is unclear (quarantine)", "lost", facts.of("impressions")["rejected"])
+        )
     out = sum(counts.get(state, 0) for counts in labels.values() for state in ("null", "immature"))
     if out:
         steps.append(("no label, or not final yet", "lost", out))

@@ -141,12 +141,16 @@ class Impressions(Settings):
     )
     context: Once = Field([], description="event columns carried to every impression of the list")
     click: str | None = Field(
-        None, description="SQL over event and item_id when the same event tells the click"
+        None,
+        description="SQL over event and item_id when the same event tells the click: 0, 1, true or false, all else"
+        " is quarantined, null too, as in coalesce(clicks > 0, false)",
     )
     click_event: Attribution | None = Field(
         None, description="where clicks are events of their own: which, and how they find the shown item"
     )
-    conversion: str | None = Field(None, description="SQL when the row itself tells the conversion")
+    conversion: str | None = Field(
+        None, description="SQL when the row itself tells the conversion; the same values as click"
+    )
     conversion_event: Attribution | None = Field(
         None,
         description="purchases as events of their own, which find the click; without clicks the shown item",
@@ -233,13 +237,14 @@ class Dataset(Settings):
     kind: Literal["events", "impressions", "tabular"] = Field(
         "events",
         description="events: with types, impressions are made of them; impressions: labelled rows; tabular: rows"
-        " without sessions",
+        " without sessions; without an event_key each of them counts, equal ones too",
     )
     source: Source = Source()  # type: ignore[call-arg]
     columns: dict[str, str] = Field(
         description="canonical column: SQL over source columns. events need event_ts and event_type, impressions"
         " and tabular need label; user_id, session_id, item_id, seq (the order within one time), list_id, position,"
-        " click and conversion mean what they say, any other name is yours"
+        " click and conversion mean what they say, any other name is yours; label, click and conversion hold 0, 1,"
+        " true or false, all else goes to quarantine, null too (of events: where the event shows an item)"
     )
     event_time: EventTime | None = Field(
         None, description="instead of columns.event_ts: a time and its format"
@@ -254,7 +259,11 @@ class Dataset(Settings):
     identifiers: list[str] = Field(
         ["user_id", "session_id"], description="pseudonymised by a keyed hash at ingest"
     )
-    event_key: list[str] = Field([], description="canonical columns that identify a record; empty: all of it")
+    event_key: list[str] = Field(
+        [],
+        description="canonical columns that identify a record; empty: all of it, and of kind tabular its"
+        " number among equal rows of one delivery",
+    )
     dedup_days: int = Field(
         0,
         ge=0,

@@ -179,7 +179,11 @@ class Run(Settings):
         None,
         description="instead of date_to, the first date left out: a scheduler's date gives the last closed day",
     )
-    force: bool = Field(False, description="rebuild even what is up to date")
+    force: bool = Field(
+        False,
+        description="rebuild even what is up to date; events and quarantine are made anew where they hold nothing but"
+        " what came from this source",
+    )
 
     @model_validator(mode="before")
     @classmethod
