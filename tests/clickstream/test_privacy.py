@@ -215,7 +215,9 @@ def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypa
     people = Vocabulary(3, (oracle("Diotima"), oracle("Xanthippe")))
     Encoder((Category("user_id", "user_id", "string", people),)).save(ctx.root)
     ctx.root.write_bytes(b"{}", "_staging", "abandoned.json")  # a batch that was never published
-    landed = ctx.catalog.read("events").selectExpr("event_id", "user_id", "'' AS record", "'' AS unparsed")
+    landed = ctx.catalog.read("events").selectExpr(
+        "event_id", "event_date", "user_id", "'' AS record", "'' AS unparsed"
+    )
     landed = landed.write.format("delta").option("delta.dataSkippingNumIndexedCols", "0")
     landed.save(ctx.root.path("_staging", "landing-x"))
     begun = Path(ctx.root.path("_staging", "landing-y"))  # its first delivery was killed before the commit
