@@ -102,5 +102,5 @@ def _share(lines: Sequence[str], test: Callable[[str], bool]) -> float:
 def _is_json(line: str) -> bool:
     try:
         return isinstance(json.loads(line), (dict, list))
-    except ValueError:
+    except (ValueError, RecursionError):  # a line of brackets is no record, however deep they go
         return False
