@@ -112,7 +112,8 @@ def test_a_log_whose_every_record_does_so_is_refused(make_context: Any, tmp_path
     }
     dataset = {"name": "twice", "source": source, "event_time": {"expression": "t"}}
     with pytest.raises(
-        SourceError, match="every one of 30 rows is rejected, mostly for 'repeated_key'"
+        SourceError,
+        match="every one of 30 records cannot be read as the data set says: 'repeated_key' 30 times",
     ) as error:
         ingest.run(
             make_context({"dataset": {**dataset, "columns": {"event_type": "'view'", "item_id": "id"}}})
