@@ -184,7 +184,7 @@ def test_many_unclear_clicks_stop_the_run_and_its_remedy_works(make_context, tmp
     ctx = make_context(base)
     ingest.run(ctx)
     with pytest.raises(
-        DataError, match=r"20 of 100 shown items \(20.0 %\).*2 \(12 times\), null \(5 times\), 5"
+        DataError, match=r"20 of 100 shown items \(20 %\).*2 \(12 times\), null \(5 times\), 5"
     ) as error:
         impressions.run(ctx)
     assert not ctx.catalog.exists("impressions") and ctx.catalog.read("quarantine").count() == 0

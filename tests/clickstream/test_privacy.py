@@ -129,7 +129,7 @@ def test_no_name_and_no_key_anywhere(make_context, tmp_path: Path, monkeypatch, 
     assert record["user"] == oracle("Xanthippe") and record["price"] == "cheap"
 
     raw = read(spark, ctx.config.dataset.source, snapshot(spark, ctx.config.dataset.source))
-    frame = canonicalise(raw, ctx.config.dataset, KEY.encode(), spark, {}).frame
+    frame = canonicalise(raw, ctx.config.dataset, KEY.encode(), spark, existing={}, remake=lambda: "").frame
     frame.collect()  # the adaptive plan is final after it ran
     for mode in ("extended", "codegen", "formatted", "cost"):
         text = frame._explain_string(mode=mode) if hasattr(frame, "_explain_string") else plan(frame, mode)

@@ -342,7 +342,7 @@ def test_bad_labels_and_splits_are_named(make_context: Any, tmp_path: Any) -> No
         ({"column": "image", "kind": "vector"}, "needs its size"),
         ({"column": "x", "kind": "number", "expression": "pricee + 1"}, "pricee"),
         ({"column": "tags", "kind": "bag", "shares": "nothing"}, "shares 'nothing'"),
-        ({"column": "tags", "name": "label", "kind": "bag"}, "cannot be a column"),
+        ({"column": "tags", "name": "label", "kind": "bag"}, "this name is taken there"),
     ],
 )
 def test_bad_features_are_named(make_context: Any, spark: Any, feature: dict[str, Any], message: str) -> None:

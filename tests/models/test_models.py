@@ -90,10 +90,10 @@ def test_features_may_have_names_that_torch_has_for_itself() -> None:
     again.load_state_dict(model.state_dict())
     given = {**batch.inputs, **lists}
     torch.testing.assert_close(model(**given), again(**given))
-    norms = Engine(model)(given, lambda logit: logit, Norms()).squared_norm
+    norms = Engine(model)(given, lambda logit: logit, Norms())["squared_norm"]
     model(**{name: value[:1] for name, value in given.items()}).sum().backward()
     summed = sum(float((p.grad**2).sum()) for p in model.parameters() if p.grad is not None)
-    assert norms is not None and float(norms[0]) == pytest.approx(summed, rel=1e-5)
+    assert float(norms[0]) == pytest.approx(summed, rel=1e-5)
     plain = build_model(Model(name="history_attention"), SPEC, seed=3).state_dict()
     assert {"input.bags.filters.weight"} <= set(plain)  # as models were saved before
 
