@@ -105,6 +105,7 @@ def test_all_that_is_made_is_known_and_all_that_is_own_is_kept(make_context: Any
     assert sorted(row["dense"][0] for row in rows(encoded)) == sorted(row["price"] for row in shown.values())
 
 
-def test_source_columns_that_are_one_name_to_spark() -> None:
+@pytest.mark.spark
+def test_source_columns_that_are_one_name_to_spark(spark: Any) -> None:
     with pytest.raises(SourceError, match="source.columns: 'price' and 'Price' are one name"):
         declared(Source(columns="t STRING, price DOUBLE, Price DOUBLE"))
