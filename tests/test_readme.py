@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.logs import rows, write
 from sie_spark.features import encode
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
-from tests.clickstream.logs import rows, write
 
 README = Path(__file__).parents[1] / "README.md"
 START = 1_709_251_200_000  # 2024-03-01 00:00 UTC

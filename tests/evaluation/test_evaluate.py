@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ import torch
 from pyspark.sql import functions as F
 from sklearn.metrics import log_loss, roc_auc_score
 
+from helpers import encoded_samples
 from sie_spark.evaluation import evaluate
 from sie_spark.evaluation.counts import Clusters
 from sie_spark.models import build_model
 from sie_spark.models.store import SavedModel, require_model, save_model, set_current
 from sie_spark.platform.config import Model
 from sie_spark.platform.errors import DataError, ModelError, StageOrderError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import planted
 
 pytestmark = pytest.mark.spark
 ROWS, TEST = 6000, 4000
@@ -31,7 +28,7 @@ ROWS, TEST = 6000, 4000
 def fitted(ctx: Any, arm: str, noise: float) -> None:
     """A logistic regression with the planted coefficients, blurred."""
     settings = Model(name="lr")  # type: ignore[call-arg]
-    model = build_model(settings, planted.SPEC, seed=0)
+    model = build_model(settings, encoded_samples.SPEC, seed=0)
     state = model.state_dict()
     generator = torch.Generator().manual_seed(1)
     for name, value in state.items():
@@ -40,11 +37,15 @@ def fitted(ctx: Any, arm: str, noise: float) -> None:
         blur = noise * torch.randn(value.shape, generator=generator)
         state[name] = blur
         if value.shape[-1:] == (2,):
-            state[name] = torch.tensor(planted.COEFFICIENTS, dtype=value.dtype).reshape(value.shape) + blur
+            state[name] = (
+                torch.tensor(encoded_samples.COEFFICIENTS, dtype=value.dtype).reshape(value.shape) + blur
+            )
         elif "bias" in name:
             state[name] = torch.full_like(value, -3.0)
     model.load_state_dict(state)
-    path = save_model(ctx.root, model, arm=arm, fingerprint=arm, settings=settings, inputs=planted.SPEC)
+    path = save_model(
+        ctx.root, model, arm=arm, fingerprint=arm, settings=settings, inputs=encoded_samples.SPEC
+    )
     set_current(ctx.root, SavedModel(arm, arm, path, {}))
 
 
@@ -55,7 +56,7 @@ def context(spark: Any, root: Path, **evaluation: Any) -> Any:
     from sie_spark.platform.progress import Progress
     from sie_spark.platform.root import Root
 
-    config = validate(Config, planted.settings(evaluation=evaluation), where="test")
+    config = validate(Config, encoded_samples.settings(evaluation=evaluation), where="test")
     return Context(config=config, root=Root(root), progress=Progress(quiet=True), session=spark)
 
 
@@ -63,10 +64,10 @@ def context(spark: Any, root: Path, **evaluation: Any) -> Any:
 def judged(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Three arms on a log that kept a third of its non-clicks, with one absurdly far price among them."""
     ctx = context(spark, tmp_path_factory.mktemp("judged"), bootstrap=60)
-    frame = planted.planted_rows(ROWS, base=-2.0)
+    frame = encoded_samples.planted_rows(ROWS, base=-2.0)
     frame["sampling_rate"] = np.where(frame.label > 0, 1.0, 1 / 3).astype(np.float32)
     frame.at[ROWS - 10, "dense"] = np.array([999_999_999.0, 0.0], np.float32)
-    planted.write_samples(ctx, frame, test_rows=TEST)
+    encoded_samples.write_samples(ctx, frame, test_rows=TEST)
     fitted(ctx, "full", 0.0)
     fitted(ctx, "weighted", 0.05)
     fitted(ctx, "random", 0.8)
@@ -85,7 +86,7 @@ def test_predictions_are_those_of_the_models(judged: dict[str, Any]) -> None:
     samples = judged["ctx"].catalog.read("samples").where("split = 'test'").toPandas().set_index("sample_id")
     full = rows[rows.arm == "full"].set_index("sample_id")
     dense = np.array(samples.loc[full.index, "dense"].tolist())
-    assert np.allclose(full.logit, -3.0 + dense @ planted.COEFFICIENTS, atol=1e-5)
+    assert np.allclose(full.logit, -3.0 + dense @ encoded_samples.COEFFICIENTS, atol=1e-5)
     assert np.allclose(full.p, 1 / (1 + np.exp(-full.logit)))
 
 
@@ -228,7 +229,7 @@ def test_how_many_independent_groups(spark: Any, groups: np.ndarray, by_row: boo
 def test_one_id_for_all_rows_gives_intervals_over_rows(spark: Any, tmp_path: Path) -> None:
     """The interval of one group would have no width; over rows it is that of Hanley and McNeil (1982)."""
     ctx = context(spark, tmp_path, bootstrap=100)
-    planted.write_samples(ctx, planted.planted_rows(3000, base=-1.0), test_rows=2000)
+    encoded_samples.write_samples(ctx, encoded_samples.planted_rows(3000, base=-1.0), test_rows=2000)
     samples = ctx.catalog.read("samples").withColumn("group_id", F.lit(5).cast("bigint"))
     ctx.catalog.replace(samples.localCheckpoint(), "samples", fingerprint="one id", job="test")
     fitted(ctx, "weighted", 0.0)
@@ -270,10 +271,10 @@ def test_metrics_table_and_second_run(judged: dict[str, Any]) -> None:
 
 
 def test_test_labels_of_one_class_are_refused(make_context: Any) -> None:
-    ctx = make_context(planted.settings())
-    frame = planted.planted_rows(300)
+    ctx = make_context(encoded_samples.settings())
+    frame = encoded_samples.planted_rows(300)
     frame["label"] = np.float32(0.0)
-    planted.write_samples(ctx, frame, test_rows=100)
+    encoded_samples.write_samples(ctx, frame, test_rows=100)
     with pytest.raises(StageOrderError, match="no model 'weighted'"):
         evaluate.run(ctx)
     fitted(ctx, "weighted", 0.0)
@@ -283,8 +284,8 @@ def test_test_labels_of_one_class_are_refused(make_context: Any) -> None:
 
 
 def test_an_arm_of_another_encoder_is_not_judged(make_context: Any) -> None:
-    ctx = make_context(planted.settings())
-    planted.write_samples(ctx, planted.planted_rows(60), test_rows=20)
+    ctx = make_context(encoded_samples.settings())
+    encoded_samples.write_samples(ctx, encoded_samples.planted_rows(60), test_rows=20)
     fitted(ctx, "weighted", 0.0)
     assert [arm.arm for arm in evaluate.find_arms(ctx)] == ["weighted"]
     saved = require_model(ctx.root, "weighted")
@@ -295,8 +296,8 @@ def test_an_arm_of_another_encoder_is_not_judged(make_context: Any) -> None:
 
 
 def test_a_model_that_predicts_nan_is_named(make_context: Any) -> None:
-    ctx = make_context(planted.settings())
-    planted.write_samples(ctx, planted.planted_rows(400, base=-1.0), test_rows=200)
+    ctx = make_context(encoded_samples.settings())
+    encoded_samples.write_samples(ctx, encoded_samples.planted_rows(400, base=-1.0), test_rows=200)
     fitted(ctx, "weighted", float("nan"))
     with pytest.raises(ModelError, match="model 'weighted' predicts a value that is not finite for sample"):
         evaluate.run(ctx)

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from table import vocabulary
 
+from helpers.impressions_table import vocabulary
 from sie_spark.features import erase
 from sie_spark.features.contents import ERASED, Content, content_of
 from sie_spark.features.encoder import Encoder

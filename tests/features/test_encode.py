@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from table import FEATURES, START, rows, settings, store
 
+from helpers.impressions_table import FEATURES, START, rows, settings, store
 from sie_spark.features import encode
 from sie_spark.features import samples as encoded_samples
 from sie_spark.features.encoder import Encoder
@@ -346,8 +346,7 @@ def test_bad_labels_and_splits_are_named(make_context: Any, tmp_path: Any) -> No
     ],
 )
 def test_bad_features_are_named(make_context: Any, spark: Any, feature: dict[str, Any], message: str) -> None:
-    from table import frame
-
+    from helpers.impressions_table import frame
     from sie_spark.features.resolve import resolve
     from sie_spark.platform.config import Feature
 

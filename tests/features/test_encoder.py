@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from table import vocabulary
 
+from helpers.impressions_table import vocabulary
 from sie_spark.features.blocks import blocks_of
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.identifiers import Category, IdList

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from table import vocabulary
 
+from helpers.impressions_table import vocabulary
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.erase import erase_value
 from sie_spark.features.identifiers import Category

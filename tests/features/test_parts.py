@@ -4,8 +4,8 @@ import datetime as dt
 from typing import Any
 
 import pytest
-from table import FEATURES, START, rows, settings, store
 
+from helpers.impressions_table import FEATURES, START, rows, settings, store
 from sie_spark.features import encode
 from sie_spark.features.encode import Labels
 from sie_spark.features.encoder import Encoder

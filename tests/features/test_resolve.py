@@ -6,8 +6,8 @@ import sys
 import textwrap
 
 import pytest
-from table import frame, rows
 
+from helpers.impressions_table import frame, rows
 from sie_spark.features.resolve import resolve
 from sie_spark.platform.config import Feature
 from sie_spark.platform.errors import ConfigError

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from table import FEATURES, frame, rows
 
+from helpers.impressions_table import FEATURES, frame, rows
 from sie_spark.features.encoder import FORMAT_VERSION, Encoder
 from sie_spark.features.fit import Training, fit
 from sie_spark.features.resolve import resolve

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
-from table import FEATURES, rows, settings, store
 
+from helpers.impressions_table import FEATURES, rows, settings, store
 from sie_spark.features import encode
 from sie_spark.features.blocks import Block
 from sie_spark.features.encoder import Encoder

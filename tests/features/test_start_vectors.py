@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from table import rows, settings, store
 
+from helpers.impressions_table import rows, settings, store
 from sie_spark.features import encode
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.resolve import backed_off

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from oracles import Problem, check_everything
-from test_rules import SlowBag
 from torch import nn
 
+from helpers.slow_gradients import Problem, check_everything
+from helpers.slow_layers import SlowBag
 from sie_spark.models import MODELS, build_model
 from sie_spark.platform.config import Model
 from sie_spark.platform.inputs import InputSpec

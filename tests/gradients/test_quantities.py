@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from oracles import TwoHeads, cat, per_task, slow
 from torch import Tensor, nn
 
+from helpers.two_heads import TwoHeads, cat, per_task, row_gradient
 from sie_spark.gradients import Dots, Engine, GradientError, LastLayer, Norms, Projections, per_sample
 from sie_spark.gradients.projection import signs
 
@@ -25,7 +25,7 @@ def test_every_task_and_their_sum(model: TwoHeads) -> None:
     assert len(result.tasks) == 2
     for task, measured in [(0, result.tasks[0]), (1, result.tasks[1]), (None, result)]:
         for row in range(len(cat)):
-            g = slow(model, row, task)
+            g = row_gradient(model, row, task)
             torch.testing.assert_close(
                 measured["squared_norm"][row], sum(x.square().sum() for x in g.values())
             )
@@ -112,19 +112,19 @@ def test_dots_follow_the_weights_but_keep_their_vectors(model: TwoHeads) -> None
         model.bottom.weight.mul_(2)
     after = engine({"cat": cat}, per_task, dots)["dots"][:, 0]
     assert not torch.allclose(before, after)
-    torch.testing.assert_close(after[2], slow(model, 2, None)["click.weight"].sum())
+    torch.testing.assert_close(after[2], row_gradient(model, 2, None)["click.weight"].sum())
 
 
 def test_projections_of_full_rank_are_exact(model: TwoHeads) -> None:
     engine, full = Engine(model), Projections(rank=8, seed=1)
     sketch = engine({"cat": cat}, per_task, full)[full.key]
     for row in range(len(cat)):
-        for name, g in slow(model, row, None).items():
+        for name, g in row_gradient(model, row, None).items():
             torch.testing.assert_close(sketch[row, full.slices(engine.shapes)[name]], g.flatten())
 
 
 def test_projections_keep_inner_products_on_average(model: TwoHeads) -> None:
-    g = [torch.cat([x.flatten() for x in slow(model, row, None).values()]) for row in range(len(cat))]
+    g = [torch.cat([x.flatten() for x in row_gradient(model, row, None).values()]) for row in range(len(cat))]
     exact = torch.stack(g) @ torch.stack(g).T
     estimates, engine = [], Engine(model)
     for seed in range(300):

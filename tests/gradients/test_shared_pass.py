@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import TwoHeads, cat, per_task, slow
 from torch import Tensor, nn
 
+from helpers.two_heads import TwoHeads, cat, per_task, row_gradient
 from sie_spark.gradients import KFAC, Dots, Engine, GradientError, LastLayer, Norms, Projections, per_sample
 from sie_spark.gradients.forms import Dense
 from sie_spark.gradients.projection import project
@@ -67,7 +67,9 @@ def test_two_of_each_kind_equal_each_alone_and_a_loop_of_backwards(model: TwoHea
             found = shared[quantity.key] if task is None else shared.tasks[task][quantity.key]
             by_itself = alone[quantity.key] if task is None else alone.tasks[task][quantity.key]
             assert torch.equal(found, by_itself)
-            looped = torch.tensor([expected(slow(model, row, task)) for row in range(len(cat))]).double()
+            looped = torch.tensor(
+                [expected(row_gradient(model, row, task)) for row in range(len(cat))]
+            ).double()
             torch.testing.assert_close(found.reshape(len(cat), -1), looped, rtol=1e-6, atol=1e-7)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from planted import SPEC, planted_rows, settings, write_samples
 from torch import Tensor, nn
 from torch.nn import functional
 
+from helpers.encoded_samples import SPEC, planted_rows, settings, write_samples
 from sie_spark.gradients import Engine, Norms, UnsupportedParameter
 from sie_spark.importance import SCORERS, Given, ModelRef
 from sie_spark.importance.artefacts import digests

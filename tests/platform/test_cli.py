@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.command_line import last_line
 from sie_spark.cli import main
 
 WITHOUT_PYSPARK = """
@@ -16,10 +17,6 @@ sys.modules["pyspark"] = None  # any import of it fails
 from sie_spark.cli import main
 main(["run", "--root", sys.argv[1]])
 """
-
-
-def last_line(capfd: pytest.CaptureFixture[str]) -> dict:
-    return json.loads(capfd.readouterr().out.splitlines()[-1])
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,8 @@ def test_every_shipped_data_set_loads() -> None:
     from sie_spark.platform.config.load import shipped_datasets
 
     names = shipped_datasets()
-    assert {"trivago", "simulated"} <= set(names)
+    logs = {"trivago", "simulated", "taobao_userbehavior", "open_bandit", "online_retail", "criteo", "avazu"}
+    assert logs | {"credit_risk"} <= set(names)
     for name in names:
-        assert load_config(name).dataset.name == name
+        made = load_config(name).dataset
+        assert made.name == name and made.features

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from helpers.command_line import last_line
 from sie_spark import __version__
 from sie_spark.cli import main
 from sie_spark.platform import workers
 from sie_spark.platform.errors import WORKERS_PYTHON, PlatformError
 from sie_spark.platform.root import Root
 from sie_spark.platform.workers import Worker
-from tests.platform.test_cli import last_line
 
 
 @pytest.mark.spark

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "sie_spark"
+TESTS = PACKAGE.parent / "tests"
 # README, "Where things live", has the same list; a room may import those before it
 ROOMS = [
     "platform",
@@ -73,3 +74,9 @@ def test_modules_open_by_saying_why(file: Path) -> None:
     assert ast.get_docstring(ast.parse(text)), f"{file} has no opening lines"
     if str(file.relative_to(PACKAGE)) not in SESSION_ONLY:
         assert not [word for word in OFF_THE_DATA_PATH if word in text]
+
+
+def test_no_test_imports_another() -> None:
+    for file in TESTS.rglob("*.py"):
+        for name in imports(file):  # what tests share lies in tests/helpers
+            assert not any(part.startswith("test_") for part in name.split(".")), f"{file} imports {name}"

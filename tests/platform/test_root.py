@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
+from helpers.command_line import last_line
 from sie_spark.cli import main
 from sie_spark.platform import root as rooms
 from sie_spark.platform.errors import PlatformError
 from sie_spark.platform.root import Root, decoded, locate, read_bytes
-from tests.platform.test_cli import last_line
 
 ODD = [
     "exp #1",

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.stage_details import details, importance
 from sie_spark.report import words
 from sie_spark.report.page import Facts, render, view
-
-sys.path.insert(0, str(Path(__file__).parent))
-from planted_facts import details, importance
 
 VOID = {"meta", "br", "path", "use", "rect", "circle", "img", "hr", "input", "link"}
 

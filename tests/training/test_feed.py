@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from local_table import small_manifest, write_files
-from planted import SPEC, planted_rows
 
+from helpers.encoded_samples import SPEC, planted_rows
+from helpers.sample_files import small_manifest, write_files
 from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.sampling_rate import SamplingRate

@@ -16,10 +16,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from local_table import small_manifest, table_of, write_files
-from planted import SPEC, planted_rows
 from torch import Tensor, nn
 
+from helpers.encoded_samples import SPEC, planted_rows
+from helpers.sample_files import small_manifest, table_of, write_files
 from sie_spark.models import Batch, build_model
 from sie_spark.models.store import SavedModel, kept_epochs, load_model
 from sie_spark.platform.config import Model, Training

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import SPEC, settings
 
+from helpers.encoded_samples import SPEC, settings
 from sie_spark.features.samples import encoder
 from sie_spark.models.store import SavedModel, check_encoder, current_model, set_current
 from sie_spark.platform.config import Config

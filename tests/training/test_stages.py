@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from planted import planted_rows, settings, write_samples
 
+from helpers.encoded_samples import planted_rows, settings, write_samples
 from sie_spark.features.samples import split_rows
 from sie_spark.models.store import current_model, load_model
 from sie_spark.platform.draws import uniform

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted import settings as planted_settings
 
+from helpers.encoded_samples import settings as planted_settings
 from sie_spark.platform.arms import titles
 from sie_spark.platform.config import Config
 from sie_spark.platform.config.base import validate

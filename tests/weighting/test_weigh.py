@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted import planted_rows, settings, write_samples
 
+from helpers.encoded_samples import planted_rows, settings, write_samples
 from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.weighting import NUMPY, POLICIES, SPARK, Row, weigh

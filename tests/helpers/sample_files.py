@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from planted import planted_rows
 
+from helpers.encoded_samples import planted_rows
 from sie_spark.training.manifest import Manifest, Shard
 
 

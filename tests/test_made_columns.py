@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from helpers.logs import START, event, rows, settings, write
 from sie_spark.features import encode
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
 from sie_spark.platform.config import Source, names
 from sie_spark.platform.errors import SourceError
 from sie_spark.sources.read import declared
-from tests.clickstream.logs import START, event, rows, settings, write
 
 # what later stages and inner steps call their columns, where none of them meets the events or impressions
 OWN = (

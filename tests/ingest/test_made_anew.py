@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import event, rows, write
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
 from sie_spark.platform.config import Config, load_config
 from sie_spark.platform.errors import ConfigError, SourceError
 from sie_spark.upkeep import forget
-from tests.clickstream.logs import event, rows, write
 
 pytestmark = pytest.mark.spark
 FORCED = {"run": {"force": True}}

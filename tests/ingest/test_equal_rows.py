@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.logs import rows, write
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
 from sie_spark.ingest.pseudonyms import ENVIRONMENT
 from sie_spark.platform.errors import SourceError
-from tests.clickstream.logs import rows, write
 
 pytestmark = pytest.mark.spark
 COLUMNS = "age INT, sex STRING, y INT"

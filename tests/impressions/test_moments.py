@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import START, event, settings, write
+from helpers.shop import SHOP, read_shop
 from sie_spark.impressions import impressions, timeline
 from sie_spark.ingest import ingest
-from tests.clickstream.logs import START, event, settings, write
-from tests.clickstream.test_samples import SHOP, read_shop
 
 pytestmark = pytest.mark.spark
 

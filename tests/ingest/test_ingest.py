@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import DAY, START, event, rows, settings, write
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest, refusals, staging
 from sie_spark.platform import tables
 from sie_spark.platform.errors import ConfigError, DataError, PlatformError, RowIdentityError, SourceError
-from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import START, event, settings, write
 from sie_spark.ingest import ingest
-from tests.clickstream.logs import START, event, settings, write
 
 pytestmark = pytest.mark.spark
 RULES = [

@@ -9,29 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.logs import rows, write
+from helpers.three_column_logs import config, view
 from sie_spark.ingest import ingest
 from sie_spark.ingest.pseudonyms import ENVIRONMENT
 from sie_spark.platform.errors import ConfigError, SourceError
 from sie_spark.upkeep import forget
-from tests.clickstream.logs import rows, write
 
 pytestmark = pytest.mark.spark
 KEY = "a key of tests, thirty-two letters or more"
-
-
-def config(path: Path | str, **dataset: object) -> dict:
-    base = {
-        "name": "odd",
-        "source": {"path": str(path), **dataset.pop("source", {})},
-        "event_time": {"expression": "t"},
-        "columns": {"event_type": "'view'", "user_id": "u", "item_id": "i", **dataset.pop("columns", {})},
-        "tolerate": 1,  # of a few records one is a large share
-    }
-    return {"dataset": {**base, **dataset}}
-
-
-def view(second: int, **values: object) -> dict:
-    return {"t": f"2024-03-01T05:00:{second:02}", "u": "u1", "i": "a", **values}
 
 
 def items(ctx) -> list[str]:

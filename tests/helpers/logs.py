@@ -1,4 +1,4 @@
-"""Small hand-made logs for the tests of this folder."""
+"""Small logs made by hand, and the settings that read them."""
 
 import json
 from pathlib import Path

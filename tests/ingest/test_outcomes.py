@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
+from helpers.logs import DAY, START, event, rows, settings, write
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
 from sie_spark.ingest.outcomes import mapped
 from sie_spark.platform.errors import DataError
-from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 VALUES = [
     0,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from helpers.logs import rows, write
 from sie_spark.ingest import ingest
 from sie_spark.platform.errors import SourceError
-from tests.clickstream.logs import rows, write
 
 pytestmark = pytest.mark.spark
 

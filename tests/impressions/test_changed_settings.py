@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import DAY, START, event, rows, settings, write
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.platform.progress import Progress
-from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
 SECOND = {"run": {"date_from": "2024-03-02", "date_to": "2024-03-02"}}

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import rows
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
-from sie_spark.platform.config.load import shipped_datasets
-from tests.clickstream.logs import rows
 
 pytestmark = pytest.mark.spark
 
@@ -72,21 +71,6 @@ def test_credit_risk_table(make_context, tmp_path: Path) -> None:
     assert sampled.metrics["impressions"] == 41 and sampled.metrics["clicks"] == 6
     missing = [row for row in rows(ctx.catalog.read("impressions")) if row["income"] is None]
     assert len(missing) == 1 and missing[0]["dependents"] is None
-
-
-def test_every_shipped_data_set_loads(make_context) -> None:
-    names = {
-        "trivago",
-        "taobao_userbehavior",
-        "open_bandit",
-        "online_retail",
-        "criteo",
-        "avazu",
-        "credit_risk",
-    }
-    assert names <= set(shipped_datasets())
-    for name in shipped_datasets():
-        assert make_context(name).config.dataset.features
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.logs import COLUMNS, event, rows, settings, write
 from sie_spark.ingest import ingest
 from sie_spark.platform.config import Source
 from sie_spark.platform.errors import SourceError
 from sie_spark.sources import read as sources
-from tests.clickstream.logs import COLUMNS, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
 CSV_COLUMNS = "id,kind,ts,user,session,item,price,step"

@@ -9,10 +9,10 @@ import pytest
 from pyspark.sql import DataFrameWriter, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from helpers.logs import DAY, START, event, settings, write
 from sie_spark.ingest import ingest
 from sie_spark.ingest.pseudonyms import ENVIRONMENT
 from sie_spark.platform.root import Root
-from tests.clickstream.logs import DAY, START, event, settings, write
 
 pytestmark = pytest.mark.spark
 WRITES = (

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from helpers.logs import DAY, START, event, rows, settings, write
 from sie_spark.features import encode
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
 from sie_spark.platform.errors import ConfigError
 from sie_spark.upkeep import forget
-from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
 EACH = 40  # rows a day

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import settings
 from sie_spark.impressions.days import facts_by_date, label_counts
 from sie_spark.impressions.stale import date_digests, maturing
 from sie_spark.platform.catalog import metadata
-from tests.clickstream.logs import settings
 
 pytestmark = pytest.mark.spark
 

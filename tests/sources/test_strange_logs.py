@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import rows, write
+from helpers.three_column_logs import config, view
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
 from sie_spark.platform.errors import ConfigError, SourceError
-from tests.clickstream.logs import rows, write
-from tests.clickstream.test_odd_sources import config, view
 
 pytestmark = pytest.mark.spark
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import write
+from helpers.three_column_logs import config
 from sie_spark.ingest import ingest
 from sie_spark.platform.errors import SieError
-from tests.clickstream.logs import write
-from tests.clickstream.test_odd_sources import config
 
 pytestmark = pytest.mark.spark
 

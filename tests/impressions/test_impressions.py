@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import DAY, START, event, rows, settings, write
+from helpers.shop import SHOP, read_shop
 from sie_spark.impressions import impressions, timeline
 from sie_spark.impressions.shown import shown
 from sie_spark.ingest import ingest
 from sie_spark.platform.config import Dataset
 from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.progress import Progress
-from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
 
@@ -161,36 +162,6 @@ def test_a_planted_future_event_changes_nothing(make_context, tmp_path: Path) ->
     assert frames[0] and frames[0] == frames[1]
 
 
-SHOP = {
-    "columns": {
-        "event_type": "kind",
-        "seq": "step",
-        "user_id": "user",
-        "session_id": "session",
-        "item_id": "item",
-        "list_id": "session",
-        "key": "id",
-    },
-    "impressions": {
-        "event": "event_type = 'shown'",
-        "list_id": "list_id",
-        "click_event": {
-            "event": "event_type = 'click'",
-            "match": ["session_id", "item_id"],
-            "window_hours": 1,
-        },
-        "conversion_event": {
-            "event": "event_type = 'buy'",
-            "match": ["user_id", "item_id"],
-            "window_hours": 48,
-        },
-    },
-    "history": {"types": ["click"], "session": False, "rates": ["item_id"], "rate_strength": 2.0},
-    "maturity_hours": 48,
-    "group": "user_id",
-}
-
-
 def shop_log() -> list[dict]:
     at = lambda day, second: START + day * DAY + second  # noqa: E731
     return [
@@ -206,11 +177,6 @@ def shop_log() -> list[dict]:
         event("c4", kind="click", ts=at(2, 9), session="s4", user="bob"),
         event("s5", kind="shown", ts=at(3, 5), session="s5", user="eve", item="i2"),
     ]
-
-
-def read_shop(ctx) -> dict[str, dict]:
-    keys = {row["event_id"]: row["key"] for row in rows(ctx.catalog.read("events"))}
-    return {keys[row["event_id"]]: row for row in rows(ctx.catalog.read("impressions"))}
 
 
 def take_events(source, root: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.logs import DAY, START, event, rows, settings, write
 from sie_spark.ingest import ingest
 from sie_spark.platform.errors import SourceError
-from tests.clickstream.logs import DAY, START, event, rows, settings, write
 
 pytestmark = pytest.mark.spark
 COLUMNS = "id STRING, kind STRING, ts BIGINT, user STRING, session STRING, item STRING, price DOUBLE, c INT"
