@@ -43,7 +43,7 @@ HELP = {
     "ingest": "raw records -> events + quarantine",
     "impressions": "events -> impressions: labels and history",
     "encode": "impressions -> samples: fixed-width rows by a frozen encoder",
-    "train": "fit the reference model that scores",
+    "train": "choose the settings of all fits; fit the pilot that scores and the reference on all rows",
     "score": "samples -> scores: loss, error, gradient norm of every row",
     "weigh": "scores -> training_set: inclusion probabilities, offsets, weights",
     "retrain": "fit the weighted model and the comparison arms",

@@ -15,15 +15,16 @@ def show(progress: Progress, result: StageResult, details: dict[str, Any]) -> No
     metrics = result.metrics
     intervals: dict[str, Any] = details.get("intervals", {})
     rows = []
-    for arm, title in details.get("titles", []):
+    beside = [[one["name"], one["title"]] for one in details.get("yardsticks", [])]
+    for arm, title in [*details.get("titles", []), *beside]:
         if f"auc_{arm}" not in metrics:
             continue
         cells = [title]
         for measure, form in MEASURES.items():
             value, span = metrics.get(f"{measure}_{arm}"), intervals.get(f"{measure}_{arm}")
             text = "-" if value is None else format(value, form)
-            if span and measure == "auc":
-                text += f" [{span[0]:.4f}, {span[1]:.4f}]"
+            if span and span[0] < span[1] and measure == "auc":
+                text += f" [{', '.join(f'{end:.4f}'.removeprefix('0') for end in span)}]"
             cells.append(text)
         rows.append(cells)
     kept = metrics.get("kept_fraction")

@@ -31,7 +31,9 @@ SMALL = [
     "simulator.impressions=12000",
     "simulator.days=3",
     "evaluation.bootstrap=20",
-    "training.min_steps=30",
+    "training.tune=off",
+    "training.batch_size=128",
+    "evaluation.yardstick_rows=2000",
 ]
 TABLES = ("events", "quarantine", "impressions", "samples")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +17,24 @@ from sie_spark.evaluation.cautions import cautions
 from sie_spark.evaluation.counts import Clusters
 from sie_spark.evaluation.predict import ArmModel, PredictRows
 from sie_spark.evaluation.replicates import replicate_group_auc, replicate_metrics
-from sie_spark.features.samples import encoder, split_rows
+from sie_spark.features.samples import Part, encoder, split_rows
 from sie_spark.metrics.intervals import interval, tost
+from sie_spark.models import Batch
 from sie_spark.models.registry import model_code
 from sie_spark.models.store import check_encoder, current_model, require_model
 from sie_spark.platform.arms import pairs, titles
 from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError, worker_error
+from sie_spark.platform.draws import at_most
+from sie_spark.platform.errors import DataError, workers
+from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+    from sie_spark.evaluation.yardsticks import Yardstick
 
 JOB = "evaluate"
 NAMES = ("auc", "gauc", "logloss", "ne", "calibration", "ece")
@@ -64,6 +70,7 @@ def run(ctx: Context) -> StageResult:
         "evaluation",
         "arms",
         code=model_code(ctx.config.model, *CODE),
+        refit=ctx.config.training.refit,
         samples=samples.content,
         models={arm.arm: arm.digest for arm in arms},
     )
@@ -76,10 +83,12 @@ def run(ctx: Context) -> StageResult:
     test = split_rows(ctx, samples.version, "test")
     rows, positives = _check_labels(ctx, test)
     ctx.progress.say(f"evaluate: {len(arms)} arms on {rows:,} test rows, {positives:,} of them positive")
-    outputs = {"predictions": _predict(ctx, test, arms, fingerprint)}
+    yardsticks, described = _yardsticks(ctx, samples)
+    outputs = {"predictions": _predict(ctx, test, arms, yardsticks, fingerprint)}
     called = titles(ctx.config.arms)
     details = {
         "titles": [[arm.arm, called[arm.arm]] for arm in arms],  # a list: keys of details are sorted
+        "yardsticks": described,
         "rows": rows,
         "positives": positives,
         "margin": ctx.config.evaluation.margin,
@@ -88,7 +97,7 @@ def run(ctx: Context) -> StageResult:
         **_judge(
             ctx,
             outputs["predictions"].version,
-            [arm.arm for arm in arms],
+            [*(arm.arm for arm in arms), *(one.name for one in yardsticks)],
             counts.clusters(test, ctx.config.dataset.group),
             rows,
         ),
@@ -131,7 +140,45 @@ def _check_labels(ctx: Context, test: DataFrame) -> tuple[int, int]:
     return rows, positives
 
 
-def _predict(ctx: Context, test: DataFrame, arms: list[ArmModel], fingerprint: str) -> TableRef:
+def _yardsticks(ctx: Context, samples: TableRef) -> tuple[list[Yardstick], list[dict[str, Any]]]:
+    """The plain models that the arms have to beat, and what the report says of each."""
+    most = ctx.config.evaluation.yardstick_rows
+    if not most:
+        return [], []
+    from sie_spark.evaluation.yardsticks import fit_yardsticks  # scikit-learn: seconds to import
+
+    _, spec = encoder(ctx)
+    began = time.monotonic()
+    found = fit_yardsticks(
+        _bounded(ctx, samples, "train", most, spec),
+        _bounded(ctx, samples, "validation", most // 3, spec),
+        spec,
+        seed=ctx.config.evaluation.seed,
+        refit=ctx.config.training.refit,
+    )
+    seconds = time.monotonic() - began
+    ctx.progress.say(f"evaluate: yardsticks fitted on {found[-1].rows:,} rows in {seconds:.1f}s")
+    described = [
+        {"name": one.name, "title": one.title, "rows": one.rows, "chosen": one.chosen} for one in found
+    ]
+    return found, described
+
+
+def _bounded(ctx: Context, samples: TableRef, part: Part, limit: int, spec: InputSpec) -> Batch:
+    """About ``limit`` rows of a part at most, each weighing 1 / sampling_rate, in the order of their ids."""
+    from pyspark.sql import functions as F
+
+    rows, _ = at_most(
+        split_rows(ctx, samples.version, part), limit, seed=ctx.config.evaluation.seed, purpose="yardstick"
+    )
+    weight = (1 / F.col("sampling_rate").cast("double")).cast("float").alias("weight")
+    table = rows.select(*spec.columns, "label", "sample_id", weight).toArrow()
+    return Batch.from_arrow(table.sort_by("sample_id"), spec)
+
+
+def _predict(
+    ctx: Context, test: DataFrame, arms: list[ArmModel], yardsticks: list[Yardstick], fingerprint: str
+) -> TableRef:
     """One pass over the test rows; the slice columns ride along."""
     from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
@@ -147,17 +194,14 @@ def _predict(ctx: Context, test: DataFrame, arms: list[ArmModel], fingerprint: s
         StructField("p", DoubleType()),
     ]
     threads = max(1, int(ctx.spark.conf.get("spark.task.cpus", "1") or 1))
-    function = PredictRows(tuple(arms), keep, threads=threads)
+    function = PredictRows(tuple(arms), keep, threads=threads, yardsticks=tuple(yardsticks))
     predicted = test.drop("split", "event_ts").mapInArrow(function, StructType([*fields, *added]))
-    try:
+    with workers(
+        "prediction",
+        remedy="mend what the message names, run 'sie retrain', then 'sie evaluate'",
+        otherwise="check that model and encoder fit: run 'sie retrain'",
+    ):
         return ctx.catalog.replace(predicted, "predictions", fingerprint=fingerprint, job=JOB)
-    except Exception as error:  # a worker's failure arrives as py4j's, PySpark's or Connect's own type
-        raise worker_error(
-            error,
-            "prediction",
-            remedy="mend what the message names, run 'sie retrain', then 'sie evaluate'",
-            otherwise="check that model and encoder fit: run 'sie retrain'",
-        ) from error
 
 
 def _sliced_categories(ctx: Context) -> dict[str, tuple[int, int]]:

@@ -1,10 +1,11 @@
-"""Every arm's model over the test rows in one Arrow pass: rows are decoded once, models loaded once a worker."""
+"""Every arm's model, and the yardsticks, over the test rows in one Arrow pass: rows are decoded once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,9 @@ from sie_spark.models.cache import CACHE
 from sie_spark.models.objective import BINARY, one_logit_a_row
 from sie_spark.models.store import model_from_bytes
 from sie_spark.platform.errors import ModelError
+
+if TYPE_CHECKING:
+    from sie_spark.evaluation.yardsticks import Yardstick
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,13 @@ class ArmModel:
 
 @dataclass(frozen=True)
 class PredictRows:
-    """A ``mapInArrow`` function: encoded rows in; per arm, the ``keep`` columns with arm, logit and p out."""
+    """A ``mapInArrow`` function: encoded rows in; per arm and yardstick, the ``keep`` columns with arm, logit and p out."""
 
     models: tuple[ArmModel, ...]
     keep: tuple[str, ...]
     micro_batch: int = 8192
     threads: int = 1
+    yardsticks: tuple[Yardstick, ...] = ()
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Nothing for an empty partition."""
@@ -52,12 +57,18 @@ class PredictRows:
                 model, spec = CACHE.get(chosen.uri, chosen.digest, make)
                 decoded = decoded or Batch.from_arrow(batch, spec)
                 done[chosen.digest] = logits(model, decoded, self.micro_batch, chosen.arm)
-            values = done[chosen.digest]
-            p = BINARY.predictions(torch.from_numpy(values))["label"].numpy()
-            kept = [batch.column(name) for name in self.keep]
-            arm = pa.array([chosen.arm]).take(pa.array(np.zeros(batch.num_rows, np.int64)))
-            columns = [*kept, arm, pa.array(values), pa.array(p)]
-            yield pa.RecordBatch.from_arrays(columns, names=[*self.keep, "arm", "logit", "p"])
+            yield self._said(batch, chosen.arm, done[chosen.digest])
+        if decoded is not None:
+            for yardstick in self.yardsticks:
+                yield self._said(batch, yardstick.name, yardstick.logits(decoded))
+
+    def _said(self, batch: pa.RecordBatch, arm: str, values: np.ndarray) -> pa.RecordBatch:
+        """The kept columns with what one model says of them, float64 [N] logits."""
+        p = BINARY.predictions(torch.from_numpy(values))["label"].numpy()
+        kept = [batch.column(name) for name in self.keep]
+        names = pa.array([arm]).take(pa.array(np.zeros(batch.num_rows, np.int64)))
+        columns = [*kept, names, pa.array(values), pa.array(p)]
+        return pa.RecordBatch.from_arrays(columns, names=[*self.keep, "arm", "logit", "p"])
 
 
 def logits(model: nn.Module, batch: Batch, micro_batch: int, arm: str) -> np.ndarray:

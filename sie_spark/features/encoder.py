@@ -28,9 +28,7 @@ from sie_spark.platform.root import Root, read_bytes, split
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-FORMAT_VERSION = 3
-# 2: a vector has an indicator; 3: a number is of a float column; whatever has neither is written as it always was
-ADDED = {"indicator": (Vector, 2), "single": (Number, 3)}
+FORMAT_VERSION = 4
 POINTER = ("encoders", "current.json")
 UNFINISHED = ("encoders", "unfinished")  # there while samples are written anew: no one knows whose they are
 Fitted = Category | IdList | Number | Vector
@@ -151,7 +149,7 @@ class Encoder:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as written to JSON."""
         return {
-            "format_version": max((_format(feature) for feature in self.features), default=1),
+            "format_version": FORMAT_VERSION,
             "fitted": self.fitted,
             "features": [_state(feature) for feature in self.features],
             "inputs": self.inputs.as_dict(),
@@ -176,17 +174,6 @@ class Encoder:
         text = json.dumps({**self.as_dict(), FINGERPRINT: self.fingerprint}, ensure_ascii=False)
         return root.write_bytes(text.encode("utf-8", "surrogatepass"), "encoders", f"{self.fingerprint}.json")
 
-    def save(self, root: Root) -> tuple[str, str]:
-        """:meth:`write` it and make it the current one.
-
-        Returns
-        -------
-        fingerprint, path.
-        """
-        path = self.write(root)
-        set_current(root, self.fingerprint)
-        return self.fingerprint, path
-
     def _vocabularies(self) -> list[Vocabulary]:
         lists = (f.ids for f in self.features if isinstance(f, Category | IdList))
         return [ids for ids in lists if isinstance(ids, Vocabulary)]
@@ -198,7 +185,7 @@ class Encoder:
         Raises
         ------
         ModelError
-            when the file is no encoder, is damaged, or was written by a newer version of this package.
+            when the file is no encoder, is damaged, or was written by another version of this package.
         """
         try:
             data = json.loads(read_bytes(str(uri)))
@@ -222,10 +209,10 @@ class Encoder:
         version = data.get("format_version") if isinstance(data, dict) else None
         if type(version) is not int or version < 1:
             raise ModelError(f"{said} is not an encoder artefact", remedy="give a file from <root>/encoders")
-        if version > FORMAT_VERSION:
+        if version != FORMAT_VERSION:
             raise ModelError(
-                f"{said} has format {version}; this version reads up to {FORMAT_VERSION}",
-                remedy="update sie-spark where the encoder is used, or encode again with this version",
+                f"{said} has format {version}; this version reads format {FORMAT_VERSION}",
+                remedy="encode and fit again with this version, or use the version of sie-spark that wrote it",
             )
         states, fitted = data.get("features"), data.get("fitted", {})
         if not isinstance(states, list) or not isinstance(fitted, dict):
@@ -236,12 +223,6 @@ class Encoder:
         if not is_as_written(data):
             raise _damaged(said, f"it holds other values than were written under {data[FINGERPRINT]!r:.60}")
         return cls(features, dict(fitted))
-
-    @classmethod
-    def current(cls, root: Root) -> Encoder | None:
-        """The encoder that the pointer names, or None before the first fit."""
-        name = current_name(root)
-        return cls.load(path_of(root, name)) if name else None
 
 
 def path_of(root: Root, name: str) -> str:
@@ -344,16 +325,7 @@ def _state(feature: Fitted) -> dict[str, Any]:
     state = asdict(feature)
     if isinstance(feature, Category | IdList):
         state["ids"] = feature.ids.as_dict()
-    for name, (kind, _) in ADDED.items():
-        if isinstance(feature, kind) and not state[name]:
-            del state[name]  # the fingerprint of artefacts of an older format is that of what they hold
     return state
-
-
-def _format(feature: Fitted) -> int:
-    """The oldest format that has all that a feature holds."""
-    used = (at for name, (kind, at) in ADDED.items() if isinstance(feature, kind) and getattr(feature, name))
-    return max(used, default=1)
 
 
 def _feature(state: Any, base: str, where: str) -> Fitted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from sie_spark.features.encoder import UNFINISHED, current_name, path_of
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def split_rows(ctx: Context, version: int, part: Literal["train", "validation", "test"]) -> DataFrame:
+Part = Literal["train", "validation", "test"]
+
+
+def split_rows(ctx: Context, version: int, part: Part) -> DataFrame:
     """The encoded rows of a part; no fit, score or weight looks at those of ``test``."""
     return ctx.catalog.read("samples", version=version).where(f"split = '{part}'")
+
+
+def part_rows(ctx: Context, version: int, parts: Sequence[str]) -> DataFrame:
+    """The encoded rows of several parts."""
+    chosen = ", ".join(f"'{part}'" for part in parts)
+    return ctx.catalog.read("samples", version=version).where(f"split IN ({chosen})")
 
 
 def encoder(ctx: Context) -> tuple[str, InputSpec]:

@@ -15,13 +15,15 @@ from sie_spark.platform.errors import DataError
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
+LONG_WAIT = 0.05  # of the time before the test part, for a label to be final
+
 
 @dataclass(frozen=True)
 class Cut:
     """The frozen split, by time (epoch seconds, UTC) or by hash of the group.
 
-    By time ``train < validation_seconds <= validation < seconds <= test``; without a validation part
-    ``validation_seconds`` is None, and by hash ``validation_fraction`` is 0.
+    By time ``train < validation_seconds <= validation < seconds <= test``. Where ``validation_seconds`` is None,
+    ``validation_fraction`` of the groups that are not tested validate, by a hash; 0: there is no such part.
     """
 
     by: str
@@ -40,6 +42,11 @@ class Cut:
             return F.when(place < F.lit(test), "test").when(validation, "validation").otherwise("train")
         seconds = F.unix_seconds("event_ts")
         before = F.when(seconds < F.lit(self.validation_seconds or self.seconds), "train")
+        if self.validation_seconds is None and self.validation_fraction:
+            held = unit_interval("group_key", F.lit("validation")) < F.lit(self.validation_fraction)
+            before = F.when(held & (seconds < F.lit(self.seconds)), "validation").when(
+                seconds < F.lit(self.seconds), "train"
+            )
         return before.when(seconds < F.lit(self.seconds), "validation").otherwise("test")
 
     def is_immature(self, dataset: Dataset, columns: Sequence[str]) -> Column:
@@ -91,17 +98,24 @@ def find_cut(impressions: DataFrame, dataset: Dataset) -> Cut:
     cut = _test_cut(impressions, dataset)
     if not split.validation_fraction:
         return Cut("time", seconds=cut)
-    return Cut(
-        "time", seconds=cut, validation_seconds=_validation_cut(impressions, cut, split.validation_fraction)
-    )
+    validation = _validation_cut(impressions, dataset, cut)
+    if validation is None:
+        return Cut("time", seconds=cut, validation_fraction=split.validation_fraction)
+    return Cut("time", seconds=cut, validation_seconds=validation)
 
 
-def _validation_cut(impressions: DataFrame, test_from: int, fraction: float) -> int:
+def _validation_cut(impressions: DataFrame, dataset: Dataset, test_from: int) -> int | None:
+    """Where the last share of the rows before the test part begins; None where no such cut will do.
+
+    That is where their times are one, or where labels take long to be final: rows before a cut whose label is not
+    final at it are left out, and a second cut would cost the days before it.
+    """
     from pyspark.sql import functions as F
 
     seconds = F.unix_seconds("event_ts")
     before = impressions.where(seconds < F.lit(test_from))
-    row = before.agg(F.percentile(seconds, F.lit(1.0 - fraction)), F.min(seconds), F.max(seconds)).first()
+    share = F.lit(1.0 - dataset.split.validation_fraction)
+    row = before.agg(F.percentile(seconds, share), F.min(seconds), F.max(seconds)).first()
     assert row is not None
     if row[0] is None:
         raise DataError(
@@ -109,13 +123,8 @@ def _validation_cut(impressions: DataFrame, test_from: int, fraction: float) -> 
             remedy="move dataset.split.test_from",
         )
     cut = max(math.ceil(row[0]), int(row[1]) + 1)
-    if cut > row[2]:
-        raise DataError(
-            f"impressions: all times before the test part lie between {_iso(row[1])} and {_iso(row[2])}, too close to"
-            " set a validation part apart by time",
-            remedy="set dataset.split.validation_fraction=0, or dataset.split.by=hash",
-        )
-    return cut
+    waits = dataset.label_hours * 3600.0 > LONG_WAIT * (test_from - int(row[1]))
+    return None if cut > row[2] or waits else cut
 
 
 def _test_cut(impressions: DataFrame, dataset: Dataset) -> int:

@@ -143,10 +143,11 @@ class Vocabulary:
 
     def id(self, value: str) -> int:
         """Id of one value, without Spark; raises as :meth:`table`."""
-        return self._ids.get(value, 0)
+        return self.known.get(value, 0)
 
     @cached_property
-    def _ids(self) -> dict[str, int]:
+    def known(self) -> dict[str, int]:
+        """Value -> id; raises as :meth:`table`."""
         if self.values is not None:
             return {value: at for at, value in enumerate(self.values, start=1)}
         from pyarrow import dataset

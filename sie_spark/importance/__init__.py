@@ -1,4 +1,4 @@
-"""How important is each sample? Scorers share one pass of the reference model over the rows."""
+"""How important is each sample? Scorers share one pass of the pilot over the rows."""
 
 from sie_spark.importance.contracts import Given, ModelRef, Scorer, Seen
 from sie_spark.importance.registry import SCORERS, register_scorer

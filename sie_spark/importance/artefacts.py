@@ -13,8 +13,8 @@ from sie_spark.importance.plan import Plan
 from sie_spark.importance.worker import PARTS, ArtefactRef, FitRows, Pass
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.draws import uniform_column
-from sie_spark.platform.errors import DataError, worker_error
+from sie_spark.platform.draws import at_most
+from sie_spark.platform.errors import DataError, workers
 from sie_spark.platform.result import TableRef
 from sie_spark.platform.root import read_bytes
 
@@ -88,17 +88,14 @@ def _fit(
     part, limit = fits[0].rows, ctx.config.importance.fit_rows
     folder = (FOLDER, "parts", digest([names[fit.key] for fit in fits]))
     ctx.root.remove(*folder)  # of a run that was killed
-    rows = _bounded(frame, limit)
+    rows, _ = at_most(frame, limit, seed=SEED, purpose="fit")
     function = FitRows(shared, fits, ctx.root.uri, folder)
-    try:
+    with workers(
+        "fitting what the scores read",
+        remedy="mend what the message names, and run 'sie score' again",
+        otherwise="look at the executors' logs for the task that failed",
+    ):
         written = rows.coalesce(PARTITIONS).mapInArrow(function, PARTS).collect()  # partitions x fits
-    except Exception as error:  # a worker's failure arrives as py4j's, PySpark's or Connect's own type
-        raise worker_error(
-            error,
-            "fitting what the scores read",
-            remedy="mend what the message names, and run 'sie score' again",
-            otherwise="look at the executors' logs for the task that failed",
-        ) from error
     if not written:
         raise DataError(
             f"the {part} part of the samples is empty, and {', '.join(fit.key for fit in fits)} is fitted on it",
@@ -112,17 +109,6 @@ def _fit(
         state = fit.finish(fit.merge(state_from_bytes(read_bytes(path)) for path in paths), given)
         ctx.root.write_bytes(state_to_bytes(state), *place(fit, names[fit.key]))
     ctx.root.remove(*folder)
-
-
-def _bounded(frame: DataFrame, limit: int) -> DataFrame:
-    """The rows themselves, or those of a draw by hash where there are more than ``limit``."""
-    from pyspark.sql import functions as F
-
-    rows = frame.agg(F.count(F.lit(1))).first()
-    total = int(rows[0]) if rows else 0
-    if total <= limit:
-        return frame
-    return frame.where(uniform_column(F.col("sample_id"), seed=SEED, purpose="fit") < limit / total)
 
 
 def there(ctx: Context, plan: Plan, names: Mapping[str, Any]) -> dict[str, bool]:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from sie_spark.gradients import Measured, Quantity
 from sie_spark.models import Batch
 from sie_spark.models.objective import BINARY
-
-REFERENCE = "reference"
+from sie_spark.models.store import PILOT
+from sie_spark.platform.errors import ConfigError
 
 # an artefact: plain arrays by name
 State = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class ModelRef:
     Parameters
     ----------
     name:
-        ``reference``, or ``reference@2`` for the same fit after its second epoch.
+        ``pilot``, ``reference``, or ``reference@2`` for the reference's fit after its second epoch.
     uri, digest:
         the checkpoint and the SHA-256 of its bytes; a worker that finds other bytes refuses them.
     learning_rate:
@@ -76,11 +76,11 @@ class Seen:
     measured: Mapping[str, Measured] = field(default_factory=dict)
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
 
-    def probability(self, model: str = REFERENCE) -> Tensor:
+    def probability(self, model: str) -> Tensor:
         """P(label = 1), float32 [N]."""
         return BINARY.predictions(self.logits[model])["label"]
 
-    def slope(self, model: str = REFERENCE) -> Tensor:
+    def slope(self, model: str) -> Tensor:
         """``d loss / d logit = p - y``, float32 [N]."""
         return self.probability(model) - self.batch.label
 
@@ -181,7 +181,7 @@ class Scorer(ABC):
         ConfigError
             where a model it cannot do without was not kept.
         """
-        return (REFERENCE,)
+        return (PILOT,)
 
     def fits(self, known: Mapping[str, ModelRef]) -> tuple[Fit, ...]:
         """Artefacts it reads."""
@@ -194,6 +194,22 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, seen: Seen, given: Given) -> Tensor:
         """Scores, float [N]."""
+
+
+def needed(model: str, known: Mapping[str, ModelRef], scorer: str) -> str:
+    """The model's name.
+
+    Raises
+    ------
+    ConfigError
+        where it was not fitted.
+    """
+    if model not in known:
+        raise ConfigError(
+            f"importance.scorers: '{scorer}' reads model '{model}', which was not fitted on these samples",
+            remedy="set reference.fit=true and run 'sie train' again",
+        )
+    return model
 
 
 def state_to_bytes(state: State) -> bytes:

@@ -48,7 +48,7 @@ class Plan:
         how = "forward and backward" if self.gradient else "forward" if self.models(known) else "no model"
         state = f"kept: {', '.join(self.kept)}" if self.kept else "all columns are made"
         last = f"{len(self.levels) + 1}. score {names}"
-        table.append([last, "train", ", ".join(self.models(known)) or "none", how, state])
+        table.append([last, "train, validation", ", ".join(self.models(known)) or "none", how, state])
         return table
 
 

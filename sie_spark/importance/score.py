@@ -7,21 +7,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.features.samples import encoder, split_rows
+from sie_spark.features.samples import encoder, part_rows
 from sie_spark.importance.artefacts import digests, fit_all, there
-from sie_spark.importance.contracts import REFERENCE, ModelRef, Scorer
+from sie_spark.importance.contracts import ModelRef, Scorer
 from sie_spark.importance.plan import Plan, make_plan, version_of
 from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import PROBABILITY, Pass, ScoreRows, build_engine, score_column
 from sie_spark.models.registry import model_code
-from sie_spark.models.store import SavedModel, check_encoder, kept_epochs, load_model, require_model
+from sie_spark.models.store import (
+    PILOT,
+    REFERENCE,
+    SavedModel,
+    before_refit,
+    check_encoder,
+    current_model,
+    kept_epochs,
+    load_model,
+    require_model,
+)
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Training
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import RowIdentityError, worker_error
+from sie_spark.platform.errors import RowIdentityError, workers
 from sie_spark.platform.result import StageResult, TableRef
-from sie_spark.platform.root import Root, read_bytes
+from sie_spark.platform.root import read_bytes
+from sie_spark.training.tuning import fit_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -31,19 +42,25 @@ VERSIONS = "scorer_versions"  # column: name of a score -> version of what made 
 
 
 def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
-    """Write ``scores``: one row for every training row, a column a scorer.
+    """Write ``scores``: one row for every row that a fit may take, a column a scorer.
 
     A column whose scorer, models, artefacts and rows are those that made it is taken over as it is. With
     ``plan_only`` the plan is printed, and nothing is done.
     """
     samples = ctx.catalog.ref("samples")
-    reference = require_model(ctx.root, REFERENCE)
+    pilot = require_model(ctx.root, PILOT)
     encoded, _ = encoder(ctx)
-    check_encoder(reference, encoded)
+    check_encoder(pilot, encoded)
     wanted = [SCORERS[name] for name in dict.fromkeys(ctx.config.importance.scorers)]
-    known = known_models(ctx.root, reference, ctx.config.training)
+    known = known_models(ctx, pilot, fit_settings(ctx, samples, encoded).training)
     code = model_code(ctx.config.model, *CODE)
-    work = _work(ctx, wanted, known, base=digest([samples.content, encoded]), code=code_digest(*sorted(code)))
+    work = _work(
+        ctx,
+        wanted,
+        known,
+        base=digest([samples.content, encoded, ctx.config.training.parts]),
+        code=code_digest(*sorted(code)),
+    )
     if plan_only:
         table = work.plan.rows(known, there(ctx, work.plan, work.artefacts))
         ctx.progress.table("sie score --plan", ["pass", "rows", "models", "how", "state"], table)
@@ -62,7 +79,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     settings = ctx.config.importance
     if work.plan.gradient:
         # a model without exact gradients fails here, by parameter, and not inside a thousand tasks
-        build_engine(load_model(reference.path)[0], tuple(settings.materialise))
+        build_engine(load_model(pilot.path)[0], tuple(settings.materialise))
     shared = Pass(
         models=(),
         known=tuple(known.values()),
@@ -72,11 +89,11 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         materialise=tuple(settings.materialise),
     )
     artefacts = fit_all(ctx, work.plan, shared, samples, work.artefacts)
-    names = {*work.plan.models(known), *([REFERENCE] if work.probability else [])}
+    names = {*work.plan.models(known), *([PILOT] if work.probability else [])}
     function = ScoreRows(
         replace(shared, models=tuple(known[name] for name in known if name in names), artefacts=artefacts),
         tuple(scorer.name for scorer in work.plan.scorers),
-        REFERENCE if work.probability else None,
+        PILOT if work.probability else None,
     )
     written, counts = _write(ctx, _rows(ctx, samples, work), function, work.versions, fingerprint)
     if counts["read"] != counts["written"]:
@@ -98,14 +115,21 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     return StageResult(inputs, {"scores": written}, metrics=_metrics(details), details=details)
 
 
-def known_models(root: Root, reference: SavedModel, training: Training) -> dict[str, ModelRef]:
-    """The reference model and those that its fit kept on its way, each with the learning rate of its epoch."""
-    found = {REFERENCE: _ref(REFERENCE, reference.path, 0.0)}
-    epochs = int(reference.details.get("epochs", training.epochs))
-    for epoch, path in kept_epochs(root, reference).items():
-        share = 1.0 - (epoch - 0.5) / epochs if training.schedule == "linear" else 1.0
+def known_models(ctx: Context, pilot: SavedModel, settings: Training) -> dict[str, ModelRef]:
+    """The pilot; the reference before its refit, where there is one, and the models that its fit kept on its way.
+
+    Each of these comes with the learning rate of its epoch.
+    """
+    found = {PILOT: _ref(PILOT, pilot.path, 0.0)}
+    reference = current_model(ctx.root, REFERENCE)
+    if reference is None or reference.encoder != pilot.encoder:
+        return found
+    path = before_refit(ctx.root, reference)
+    found[REFERENCE] = _ref(REFERENCE, path, 0.0)
+    for epoch, kept in kept_epochs(ctx.root, path).items():
+        share = 1.0 - (epoch - 0.5) / settings.epochs if settings.schedule == "linear" else 1.0
         name = f"{REFERENCE}@{epoch}"
-        found[name] = _ref(name, path, training.learning_rate * share)
+        found[name] = _ref(name, kept, settings.learning_rate * share)
     return found
 
 
@@ -137,7 +161,7 @@ def _work(
     artefacts = digests(whole, known, rows=base, limit=ctx.config.importance.fit_rows, code=code)
     options = {"materialise": ctx.config.importance.materialise, "code": code}
     versions = {scorer.name: digest([version_of(scorer, known, artefacts), options]) for scorer in wanted}
-    versions[PROBABILITY] = digest([known[REFERENCE].digest, code])
+    versions[PROBABILITY] = digest([known[PILOT].digest, code])
     held = _held(ctx, base)
     if held.get(PROBABILITY) != versions[PROBABILITY]:
         held = {}
@@ -156,9 +180,9 @@ def _held(ctx: Context, base: str) -> dict[str, str]:
 
 
 def _rows(ctx: Context, samples: TableRef, work: _Work) -> DataFrame:
-    """The training rows, with the columns that are taken over where there are some."""
+    """The rows that fits may take, with the columns that are taken over where there are some."""
     if not work.kept:
-        return split_rows(ctx, samples.version, "train")
+        return part_rows(ctx, samples.version, ctx.config.training.parts)
     scores = ctx.catalog.read("scores", version=ctx.catalog.version("scores"))
     others = [name for name in scores.columns if name.startswith("score_") or name in (PROBABILITY, VERSIONS)]
     return scores.select(*[name for name in scores.columns if name not in others], *work.kept)
@@ -180,15 +204,12 @@ def _write(
     pairs = [F.lit(text) for name in sorted(versions) for text in (name, versions[name])]
     scored = score_rows(rows, function).withColumn(VERSIONS, F.create_map(*pairs))
     scored = scored.observe(wrote, F.count(F.lit(1)).alias("rows"), *summary)
-    try:
+    with workers(
+        "scoring",
+        remedy="mend what the message names; 'sie score' alone repeats only this stage",
+        otherwise="look at the executors' logs for the task that failed",
+    ):
         ref = ctx.catalog.replace(scored, "scores", fingerprint=fingerprint, job="score")
-    except Exception as error:  # a worker's failure arrives as py4j's, PySpark's or Connect's own type
-        raise worker_error(
-            error,
-            "scoring",
-            remedy="mend what the message names; 'sie score' alone repeats only this stage",
-            otherwise="look at the executors' logs for the task that failed",
-        ) from error
     found = wrote.get
     table = {
         name: {word: float(found[f"{word}:{name}"]) for word in words}

@@ -37,7 +37,7 @@ from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import Root
 
-PROBABILITY = "p"  # of the reference model; stands beside the scores
+PROBABILITY = "p"  # of the pilot; stands beside the scores
 PARTS = "fit string, partition int, path string"
 
 
@@ -174,18 +174,18 @@ class ScoreRows:
     ----------
     scorers:
         names of those to run; they share the pass.
-    reference:
+    pilot:
         name of the model whose probability is appended as ``p``, or None.
     """
 
     shared: Pass
     scorers: tuple[str, ...]
-    reference: str | None = None
+    pilot: str | None = None
 
     @property
     def columns(self) -> list[str]:
         """Names of the appended columns."""
-        return [*([PROBABILITY] if self.reference else []), *map(score_column, self.scorers)]
+        return [*([PROBABILITY] if self.pilot else []), *map(score_column, self.scorers)]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Nothing for an empty partition."""
@@ -210,7 +210,7 @@ class ScoreRows:
         parts: list[dict[str, np.ndarray]] = []
         for part in decoded(batch, loaded).split(self.shared.micro_batch):
             seen = look(loaded, part, quantities)
-            values = {PROBABILITY: seen.probability(self.reference)} if self.reference else {}
+            values = {PROBABILITY: seen.probability(self.pilot)} if self.pilot else {}
             values |= {score_column(scorer.name): scorer.score(seen, given) for scorer in scorers}
             parts.append({name: finite(name, value, part) for name, value in values.items()})
         arrays = [
@@ -284,7 +284,7 @@ def finite(name: str, value: Tensor, batch: Batch) -> np.ndarray:
         row = int(batch.sample_id[int((~torch.isfinite(value)).nonzero()[0])])
         raise ModelError(
             f"{name} of sample {row} is not finite",
-            remedy="check the dense features for extremes, and that the reference model's loss converged",
+            remedy="check the dense features for extremes, and that the pilot's loss converged",
         )
     return value.double().numpy()
 

@@ -1,23 +1,29 @@
-"""A later event finds the row it belongs to: a click its impression, a purchase its click."""
+"""A later event finds the row it belongs to: a click its impression, a purchase its click.
+
+:func:`next_outcome` is the only way in which one is found. It works on a line: rows and events in one frame, which
+:mod:`timeline` lays.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import and_
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sie_spark.impressions.shown import select_events, sequence
 from sie_spark.platform.config import Attribution
 from sie_spark.platform.errors import ConfigError
 
 Moment = tuple[str, str]  # columns: a time, and the number that orders events of that time
-IMPRESSION: Moment = ("event_ts", "seq")
 CLICK: Moment = ("_click_ts", "_click_seq")
 FROM: Moment = ("_from_ts", "_from_seq")
 BOUGHT: Moment = ("_bought_ts", "_bought_seq")
 PEOPLE = ("user_id", "session_id", "list_id")
-SIDE, AT, NTH, NEXT = "_side", "_at", "_nth", "_next"
+ACTION = "_action"  # of a line: 0 for a row, 1 for an event
+SEQ = "_seq"  # of a line: seq, and 0 where there is none
+SHOWN: Moment = ("event_ts", SEQ)
 
 
 def check_match(events: DataFrame, settings: Attribution, setting: str) -> None:
@@ -35,91 +41,65 @@ def check_match(events: DataFrame, settings: Attribution, setting: str) -> None:
         )
 
 
-def outcomes_of(events: DataFrame, settings: Attribution, setting: str) -> DataFrame:
-    """Outcome events: the match columns and their time."""
-    check_match(events, settings, setting)
-    chosen = select_events(events, settings.event, f"{setting}.event")
-    there = [F.col(name).isNotNull() for name in settings.match]
-    condition = there[0]
-    for test in there[1:]:
-        condition = condition & test
-    return chosen.where(condition).select(
-        *settings.match, F.col("event_ts").alias(AT), F.col("seq").alias(NTH)
-    )
-
-
-def attribute(
-    rows: DataFrame, outcomes: DataFrame, settings: Attribution, *, at: Moment, result: Moment
+def next_outcome(
+    line: DataFrame,
+    settings: Attribution,
+    keys: Sequence[str],
+    *,
+    outcome: Column,
+    at: Moment,
+    result: Moment,
+    candidate: Column | None = None,
 ) -> DataFrame:
     """Give each row the moment of the first outcome that belongs to it.
 
-    An outcome belongs to the latest row before it (or at the same moment) with equal match columns, within
-    the window. One shuffle and no join: rows and outcomes are sorted together, and a row's outcome is what
-    follows it directly.
+    An outcome belongs to the latest row before it (or at the same moment) with equal keys, within the window:
+    it is what directly follows that row, among rows and outcomes alone. Of rows of one moment it belongs to
+    the last by impression_id. Neither a row nor an outcome without a key takes part.
 
     Example: rows at 1 and 5, outcomes at 6 and 7, window 3 -> the row at 1 gets null, the row at 5 gets 6.
 
     Parameters
     ----------
-    at:
-        columns of ``rows`` with the time from which the window runs and the number that orders equal times.
-    result:
-        names of the two new columns.
+    line : DataFrame
+        Rows (ACTION is 0) and events (ACTION is 1) together, with ``impression_id``.
+    settings : Attribution
+        Gives the window, and whether an event at the row's own moment counts.
+    keys : sequence of str
+        Columns of ``line`` that are equal for a row and its outcome. Where ``line`` is partitioned by some of
+        them, it is sorted and not shuffled.
+    outcome : Column
+        Which events are outcomes; null counts as false.
+    at : tuple of str
+        Columns with the time from which the window runs, and the number that orders equal times; never null.
+        Events have them too.
+    result : tuple of str
+        Names of the two new columns: the outcome's ``at``, or null.
+    candidate : Column, optional
+        Which rows may have an outcome; the others do not take part. All of them by default.
+
+    Returns
+    -------
+    DataFrame
+        ``line`` with two more columns.
     """
-    keys = [f"_k{index}" for index in range(len(settings.match))]
-    held = {name: held_column(rows, name) for name in settings.match}
-    left = rows.select(
-        "*",
-        # a row without a key is matched by nothing, and must not pile up in one partition
-        *[
-            F.coalesce(held[name].cast("string"), F.concat(F.lit("\u0000"), F.col("impression_id"))).alias(
-                key
-            )
-            for key, name in zip(keys, settings.match, strict=True)
-        ],
-        F.col(at[0]).alias(AT),
-        F.col(at[1]).alias(NTH),
-        F.lit(0).alias(SIDE),
-    )
-    right = outcomes.select(
-        *[F.col(name).cast("string").alias(key) for key, name in zip(keys, settings.match, strict=True)],
-        AT,
-        NTH,
-        F.lit(1).alias(SIDE),
-    )
-    tie = F.desc(SIDE) if settings.strictly_later else F.asc(SIDE)
-    order = Window.partitionBy(*keys).orderBy(AT, sequence(NTH), tie, "impression_id")
-    following = F.lead(F.struct(SIDE, AT, NTH)).over(order)
-    united = left.unionByName(right, allowMissingColumns=True).withColumn(NEXT, following)
-    near = (F.col(f"{NEXT}.{SIDE}") == 1) & in_window(F.col(AT), F.col(f"{NEXT}.{AT}"), settings)
-    moment = {name: F.when(near, F.col(NEXT)[part]) for name, part in zip(result, (AT, NTH), strict=True)}
-    return united.where(F.col(SIDE) == 0).withColumns(moment).select(*rows.columns, *result)
-
-
-def clicks(rows: DataFrame, events: DataFrame, settings: Attribution) -> DataFrame:
-    """``click`` from click events; adds CLICK."""
-    found = attribute(
-        rows,
-        outcomes_of(events, settings, "impressions.click_event"),
-        settings,
-        at=IMPRESSION,
-        result=CLICK,
-    )
-    return found.withColumn("click", F.col(CLICK[0]).isNotNull().cast("int"))
-
-
-def conversions(rows: DataFrame, events: DataFrame, settings: Attribution) -> DataFrame:
-    """``conversion`` (0 or 1) and ``conversion_delay_s`` (from the click) from purchase events.
-
-    Only clicked rows can convert; where clicks are unknown, every row can. The few clicked rows are sorted
-    with the purchases, the others pass by.
-    """
-    outcomes = outcomes_of(events, settings, "impressions.conversion_event")
-    can = F.coalesce(F.col("click"), F.lit(1)) == 1
-    rows = rows.withColumns(clicked_or_shown())
-    found = attribute(rows.where(can), outcomes, settings, at=FROM, result=BOUGHT)
-    both = found.unionByName(rows.where(~can), allowMissingColumns=True)
-    return both.withColumns(converted()).drop(*FROM, *BOUGHT)
+    row = F.col(ACTION) == 0
+    if candidate is not None:
+        row = row & candidate
+    known = reduce(and_, [F.col(key).isNotNull() for key in keys])
+    taking_part = known & (row | ((F.col(ACTION) == 1) & F.coalesce(outcome, F.lit(False))))
+    mark = F.struct(F.col(ACTION).alias("side"), F.col(at[0]).alias("at"), F.col(at[1]).alias("nth"))
+    ties = f"{ACTION} DESC" if settings.strictly_later else ACTION
+    by = ", ".join(f"`{key}`" for key in keys)
+    over = f"(PARTITION BY {by} ORDER BY `{at[0]}`, `{at[1]}`, {ties}, impression_id)"
+    following = F.expr(f"lead(_mark) IGNORE NULLS OVER {over}")
+    line = line.withColumn("_mark", F.when(taking_part, mark)).withColumn("_next", following)
+    near = (F.col("_next.side") == 1) & in_window(F.col(at[0]), F.col("_next.at"), settings)
+    found = row & known & near
+    moment = {
+        name: F.when(found, F.col("_next")[part]) for name, part in zip(result, ("at", "nth"), strict=True)
+    }
+    return line.withColumns(moment).drop("_mark", "_next")
 
 
 def no_clicks() -> dict[str, Column]:
@@ -127,12 +107,12 @@ def no_clicks() -> dict[str, Column]:
     return {name: F.lit(None).cast(kind) for name, kind in zip(CLICK, ("timestamp", "bigint"), strict=True)}
 
 
-def clicked_or_shown(shown: Moment = IMPRESSION) -> dict[str, Column]:
+def clicked_or_shown() -> dict[str, Column]:
     """The moment from which a purchase may follow: the click's, or the row's own where no click is known."""
     known = F.col(CLICK[0]).isNotNull()
     return {
         name: F.when(known, F.col(click)).otherwise(F.col(own))
-        for name, click, own in zip(FROM, CLICK, shown, strict=True)
+        for name, click, own in zip(FROM, CLICK, SHOWN, strict=True)
     }
 
 

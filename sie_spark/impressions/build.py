@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.impressions import timeline
-from sie_spark.impressions.attribution import CLICK, click_delay, clicks, conversions, no_clicks
+from sie_spark.impressions.attribution import CLICK, click_delay
 from sie_spark.impressions.days import refresh_daily_counts
 from sie_spark.impressions.history import INTERNAL, list_history, with_history
 from sie_spark.impressions.rates import daily_counts, rate_table, with_rates
@@ -26,7 +26,6 @@ from sie_spark.impressions.shown import (
 )
 from sie_spark.impressions.stale import Reach
 from sie_spark.ingest.staging import FOLDER, overwrite
-from sie_spark.platform.config import Dataset
 from sie_spark.platform.config.names import has_list_size, remembers
 from sie_spark.platform.context import Context
 from sie_spark.platform.tables import dates_in
@@ -69,36 +68,34 @@ def build(
     )
     if settings.session_gap_minutes is not None:
         near = sessionised(near, settings.session_gap_minutes)
-    attributions = [a for a in (settings.click_event, settings.conversion_event) if a is not None]
-    carried = sorted({name for a in attributions for name in a.match if name in events.columns})
+    outcomes = timeline.outcomes_of(settings)
+    matched = {name for attribution in outcomes.values() for name in attribution.match}
+    carried = sorted(matched & set(events.columns))
     # rows shown after the last date too: a click of theirs is not one of an earlier row; and those shown before
     # the first that were clicked after midnight: a purchase after that click is not one of a later row
     within = _within(first - timedelta(days=reach.clicks), last + timedelta(days=reach.back))
     one_row = timeline.one_row(dataset)
     rows = shown(near.where(within), dataset, sorted({*carried, "event_type"}) if one_row else carried)
     rows = rows.withColumn(SESSION, session_or_list())
-    shared, remembered = timeline.fits(dataset), remembers(dataset)
-    clicked = rows
-    if settings.click_event is not None and (history.rates or not shared):
-        clicked = clicks(rows, near, settings.click_event)
     own = F.col("event_date") >= F.lit(dates[0]).cast("date")
     rates = None
     if history.rates:
         held = None if whole else refresh_daily_counts(ctx)
+        told = {name: found for name, found in outcomes.items() if name == timeline.CLICK}
+        clicked = timeline.labelled(rows, near, told)
         rates = _rates(ctx, accepted(clicked.where(own)), held, dates[0], fingerprint)
-    matched = {name for a in attributions for name in a.match}
     needed = {*USED, *settings.list_relative, *matched, *(f"_m_{name}" for name in [*matched, "event_type"])}
-    rows, clicked = packed(rows, needed), packed(clicked, needed)
-    if shared:
+    rows = packed(rows, needed)
+    if timeline.fits(dataset):
         rows = timeline.labelled_with_history(rows, near, dataset, within if one_row else None)
     else:
-        rows = _labelled(clicked, near, dataset)
-        if remembered:
+        rows = timeline.labelled(rows, near, outcomes)
+        if remembers(dataset):
             rows = with_history(rows, near, history)
     of_lists: dict[str, Column] = {}
     if has_list_size(dataset):
         rows, of_lists = list_relative(rows, settings.list_relative)
-    if remembered:
+    if remembers(dataset):
         at_once = None if says_lists(dataset, events.columns) else whole_list(settings.list_relative)
         of_lists |= list_history(history, at_once)
     if of_lists:
@@ -107,15 +104,6 @@ def build(
     if rates is not None:
         rows = with_rates(rows, rates, history.rates)
     return _finished(rows, ctx, newest).where(dates_in(dates))
-
-
-def _labelled(rows: DataFrame, near: DataFrame, dataset: Dataset) -> DataFrame:
-    attribution = dataset.impressions.conversion_event
-    if attribution is None:
-        return rows.withColumn("conversion_delay_s", F.lit(None).cast("bigint"))
-    if CLICK[0] not in rows.columns:
-        rows = rows.withColumns(no_clicks())
-    return conversions(rows, near, attribution)
 
 
 def _rates(ctx: Context, rows: DataFrame, held: DataFrame | None, first: str, fingerprint: str) -> DataFrame:

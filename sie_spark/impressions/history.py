@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
-from sie_spark.impressions.attribution import seconds_between
+from sie_spark.impressions.attribution import ACTION, SEQ, seconds_between
 from sie_spark.impressions.shown import LIST, SESSION, sequence
 from sie_spark.platform.config import History
 from sie_spark.platform.config.names import (
@@ -27,7 +27,7 @@ from sie_spark.platform.config.names import (
     SINCE,
 )
 
-ACTION, COUNTED, TYPE, SEQ, LAST = "_action", "_counted", "_type", "_seq", "_last_item"
+COUNTED, TYPE, LAST = "_counted", "_type", "_last_item"
 INTERNAL = (ACTION, COUNTED, TYPE, SEQ, LAST)
 
 

@@ -67,9 +67,10 @@ def run(ctx: Context) -> StageResult:
     fingerprint = ctx.fingerprint(
         JOB, code=(), mapping=mapping, table=table, events=version, dates=_asked(ctx)
     )
+    done = ctx.finished(JOB, fingerprint) if catalog.exists("impressions") else None
+    if done is not None:
+        return _result(ctx, source, done, skipped=True)
     state = ctx.root.read_json("state", f"{JOB}.json") or {}
-    if not ctx.config.run.force and state.get("fingerprint") == fingerprint and catalog.exists("impressions"):
-        return _result(ctx, source, ctx.load_details(JOB), skipped=True)
     _check_asked(ctx, mapping, state)
     with session_settings(ctx.spark, EXPRESSIONS):
         outcomes = _outcomes(ctx.config.dataset, events)
@@ -106,7 +107,6 @@ def run(ctx: Context) -> StageResult:
         "cautions": said,
     }
     _say_outcomes(ctx, details)
-    ctx.save_details(JOB, details)
     left = sorted(set(stale if stale is not None else have) - set(_restrict(ctx, have)))
     if left and stale is not None:
         ctx.progress.warn(
@@ -114,9 +114,9 @@ def run(ctx: Context) -> StageResult:
             " run.date_from and run.date_to to bring them up to date"
         )
     if not left:
-        kept = {"fingerprint": fingerprint, **now}
-        ctx.root.write_bytes(json.dumps(kept, sort_keys=True).encode(), "state", f"{JOB}.json")
+        ctx.root.write_bytes(json.dumps(now, sort_keys=True).encode(), "state", f"{JOB}.json")
     clear(ctx.root, fingerprint)
+    ctx.save_details(JOB, details, fingerprint=None if left else fingerprint)
     return _result(ctx, source, details)
 
 

@@ -215,7 +215,7 @@ def _mapped(raw: Raw, dataset: Dataset) -> tuple[DataFrame, list[str]]:
             except PySparkException as error:
                 column, setting = unresolved_column(error), _setting(name, dataset)
                 if column is None:
-                    unfolds = "UNSUPPORTED_GENERATOR" in str(error)
+                    unfolds = (error.getCondition() or "").startswith("UNSUPPORTED_GENERATOR")
                     raise ConfigError(
                         f"{setting}: '{sql}' is not valid: {reason(error)}",
                         remedy="a record is one row: map the array itself, and name it in impressions.items"

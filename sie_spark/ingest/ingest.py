@@ -81,7 +81,7 @@ def run(ctx: Context) -> StageResult:
             return _incremental(ctx, files, identity)
         fingerprint = batch_fingerprint(ctx, files)
         done = _ledger(ctx, fingerprint)
-        if done is not None and not ctx.config.run.force:
+        if done is not None and ctx.up_to_date(fingerprint):
             ctx.save_details(JOB, done)
             return _result(ctx, done, skipped=True)
         anew = ctx.config.run.force and made_of_this_alone(ctx, files)

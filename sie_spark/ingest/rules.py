@@ -9,13 +9,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow
+from pyarrow.fs import FileType
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from sie_spark.platform.config import Rule
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import ConfigError
-from sie_spark.platform.failures import NOT_DELTA, nearest, readable, reason
+from sie_spark.platform.failures import nearest, readable, reason
+from sie_spark.platform.root import locate
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -166,16 +168,10 @@ def _flag(rule: Rule) -> str:
 
 
 def _table(spark: SparkSession, path: str) -> DataFrame:
-    from pyspark.errors import PySparkException
-
-    try:
-        table = spark.read.format("delta").load(path)
-        table.schema  # noqa: B018 - Connect analyses when asked
-        return table
-    except PySparkException as error:
-        if not any(word in str(error) for word in NOT_DELTA):
-            raise
-    return spark.read.parquet(path)
+    """A Delta table where the folder has a log of one, else Parquet files."""
+    filesystem, log = locate(f"{path.rstrip('/')}/_delta_log")
+    is_delta = filesystem.get_file_info(log).type == FileType.Directory
+    return spark.read.format("delta" if is_delta else "parquet").load(path)
 
 
 def _blank(column: Column, kind: str) -> Column:

@@ -12,13 +12,14 @@ from sie_spark.platform.config import Model
 from sie_spark.platform.inputs import InputSpec
 
 
-def mlp(width: int, hidden: list[int], dropout: float) -> tuple[nn.Sequential, int]:
+def mlp(width: int, settings: Model) -> tuple[nn.Sequential, int]:
     """ReLU layers and the width they end with."""
     layers: list[nn.Module] = []
-    for size in hidden:
-        layers += [nn.Linear(width, size), nn.ReLU()]
-        if dropout:
-            layers.append(nn.Dropout(dropout))
+    for size in settings.hidden:
+        layers += [nn.Linear(width, size)]
+        layers += [nn.LayerNorm(size)] if settings.normalise else []
+        layers += [nn.ReLU()]
+        layers += [nn.Dropout(settings.dropout)] if settings.dropout else []
         width = size
     return nn.Sequential(*layers), width
 
@@ -36,17 +37,18 @@ def output_layer(width: int) -> nn.Linear:
 
 @MODELS.add("lr")
 class LogisticRegression(nn.Module):
-    """One weight an id and a number (McMahan et al. 2013)."""
+    """One weight an id, a number and a piece of a number (McMahan et al. 2013)."""
 
     def __init__(self, inputs: InputSpec, settings: Model) -> None:
         super().__init__()
-        self.input = InputLayer(inputs, 1)
-        self.output = output_layer(max(self.input.numbers, 1))
+        self.input = InputLayer(inputs, 1, bins=settings.number_bins)
+        self.output = output_layer(max(self.input.numbers + self.input.width_of_pieces, 1))
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
         fields, numbers = self.input(cat, dense, **extras)
-        if not self.input.numbers:
+        numbers = torch.cat([numbers, self.input.pieces(dense)], dim=1)
+        if not numbers.shape[1]:
             numbers = fields.new_zeros(fields.shape[0], 1)
         return self.output(numbers).squeeze(1) + fields.sum(dim=(1, 2))
 
@@ -67,92 +69,110 @@ class FactorisationMachine(nn.Module):
         return self.linear(cat, dense, **extras) + self.pairs(fields)
 
 
+class Deep(nn.Module):
+    """A perceptron over embeddings, numbers and pieces; with ``model.wide`` a linear part beside it (Cheng et al. 2016).
+
+    Parameters
+    ----------
+    attended:
+        width of what a model puts into the perceptron beside the row's own inputs; it then pools no sequence.
+
+    A model may widen :attr:`output`, which takes the last hidden layer here.
+    """
+
+    def __init__(self, inputs: InputSpec, settings: Model, *, attended: int = 0) -> None:
+        super().__init__()
+        self.input = InputLayer(
+            inputs, settings.embedding_dim, pool_sequences=not attended, bins=settings.number_bins
+        )
+        width = self.input.width + self.input.width_of_pieces + attended
+        self.deep, self.deep_width = mlp(width, settings)
+        self.output = output_layer(self.deep_width)
+        self.linear = LogisticRegression(inputs, settings) if settings.wide else None
+
+    def logit(self, deep: list[Tensor], beside: list[Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        """Logits [N] from what goes into the perceptron, what stands beside it, and the row."""
+        hidden = self.deep(torch.cat([*deep, self.input.pieces(inputs["dense"])], dim=1))
+        logit = self.output(torch.cat([*beside, hidden], dim=1)).squeeze(1)
+        return logit if self.linear is None else logit + self.linear(**inputs)
+
+
 @MODELS.add("dnn")
-class DeepNetwork(nn.Module):
+class DeepNetwork(Deep):
     """Embeddings into a multi-layer perceptron (Covington et al. 2016)."""
 
     def __init__(self, inputs: InputSpec, settings: Model) -> None:
-        super().__init__()
-        self.input = InputLayer(inputs, settings.embedding_dim)
-        self.deep, width = mlp(self.input.width, settings.hidden, settings.dropout)
-        self.output = output_layer(width)
+        super().__init__(inputs, settings)
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
-        return self.output(self.deep(self.input.flat(*self.input(cat, dense, **extras)))).squeeze(1)
+        inputs = {"cat": cat, "dense": dense, **extras}
+        return self.logit([self.input.flat(*self.input(**inputs))], [], inputs)
 
 
 @MODELS.add("deepfm")
-class DeepFM(nn.Module):
-    """Factorisation machine and perceptron over the same embeddings (Guo et al. 2017)."""
+class DeepFM(Deep):
+    """Factorisation machine and perceptron over the same embeddings (Guo et al. 2017); it always has a linear part."""
 
     def __init__(self, inputs: InputSpec, settings: Model) -> None:
-        super().__init__()
-        self.linear = LogisticRegression(inputs, settings)
-        self.input = InputLayer(inputs, settings.embedding_dim)
+        super().__init__(inputs, settings.model_copy(update={"wide": True}))
         self.pairs = FM()
-        self.deep, width = mlp(self.input.width, settings.hidden, settings.dropout)
-        self.output = output_layer(width)
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
-        fields, numbers = self.input(cat, dense, **extras)
-        deep = self.output(self.deep(self.input.flat(fields, numbers))).squeeze(1)
-        return self.linear(cat, dense, **extras) + self.pairs(fields) + deep
+        inputs = {"cat": cat, "dense": dense, **extras}
+        fields, numbers = self.input(**inputs)
+        return self.pairs(fields) + self.logit([self.input.flat(fields, numbers)], [], inputs)
 
 
 @MODELS.add("dcnv2")
-class DCNv2(nn.Module):
+class DCNv2(Deep):
     """Full-rank crosses in parallel with a perceptron (Wang et al. 2021)."""
 
     def __init__(self, inputs: InputSpec, settings: Model) -> None:
-        super().__init__()
-        self.input = InputLayer(inputs, settings.embedding_dim)
+        super().__init__(inputs, settings)
         width = self.input.width
+        self.output = output_layer(width + self.deep_width)
         self.crosses = nn.ModuleList(CrossV2(width) for _ in range(settings.cross_layers))
-        self.deep, deep_width = mlp(width, settings.hidden, settings.dropout)
-        self.output = output_layer(width + deep_width)
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
-        x0 = self.input.flat(*self.input(cat, dense, **extras))
+        inputs = {"cat": cat, "dense": dense, **extras}
+        x0 = self.input.flat(*self.input(**inputs))
         x = x0
         for cross in self.crosses:
             x = cross(x0, x)
-        return self.output(torch.cat([x, self.deep(x0)], dim=1)).squeeze(1)
+        return self.logit([x0], [x], inputs)
 
 
 @MODELS.add("history_attention")
-class HistoryAttention(nn.Module):
+class HistoryAttention(Deep):
     """Attends from the shown item to the user's recent items (Zhou et al. 2018, with dot-product attention).
 
     Sequences share the table of a category; the attention of the last pass says which past events mattered.
     """
 
     def __init__(self, inputs: InputSpec, settings: Model, heads: int = 2) -> None:
-        super().__init__()
         shared = [name for name in inputs.sequences if name in inputs.shares]
         if not shared:
             raise ValueError(
                 "history_attention needs a feature of kind 'sequence' over a category; "
                 "add one, or choose model dcnv2"
             )
+        super().__init__(inputs, settings, attended=len(shared) * settings.embedding_dim)
         self.sequences = shared
-        self.input = InputLayer(inputs, settings.embedding_dim, pool_sequences=False)
         self.targets = {name: list(inputs.categories).index(inputs.shares[name]) for name in shared}
         self.attention = nn.ModuleDict(
             {slot(name): MultiHeadAttention(settings.embedding_dim, heads) for name in shared}
         )
-        width = self.input.width + len(shared) * settings.embedding_dim
-        self.deep, deep_width = mlp(width, settings.hidden, settings.dropout)
-        self.output = output_layer(deep_width)
 
     def forward(self, cat: Tensor, dense: Tensor, **extras: Tensor) -> Tensor:
         """Logits [N]."""
-        fields, numbers = self.input(cat, dense, **extras)
+        inputs = {"cat": cat, "dense": dense, **extras}
+        fields, numbers = self.input(**inputs)
         parts = [self.input.flat(fields, numbers)]
         for name in self.sequences:
             vectors, mask = self.input.lookup(name, extras[name])
             target = fields[:, self.targets[name] : self.targets[name] + 1]
             parts.append(self.attention[slot(name)](target, vectors, mask=mask).squeeze(1))
-        return self.output(self.deep(torch.cat(parts, dim=1))).squeeze(1)
+        return self.logit(parts, [], inputs)

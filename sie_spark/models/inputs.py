@@ -1,4 +1,4 @@
-"""From an encoded row to what every model starts with: field vectors [N, F, d] and numbers [N, D]."""
+"""From an encoded row to what every model starts with: field vectors [N, F, d], numbers [N, D] and their pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sie_spark.models.layers import FieldEmbedding
+from sie_spark.models.layers import FieldEmbedding, PiecewiseLinear
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 
@@ -23,15 +23,18 @@ class InputLayer(nn.Module):
         embedding width d.
     pool_sequences:
         False leaves sequences to the model (attention).
+    bins:
+        pieces that every number is cut into for :meth:`pieces`; 0 for none.
 
     Shapes: ``(cat, dense, **extras)`` -> (float [N, F', d], float [N, D']) with ``F' = fields`` and
     ``D' = numbers``, two attributes.
     """
 
-    def __init__(self, spec: InputSpec, dim: int, *, pool_sequences: bool = True) -> None:
+    def __init__(self, spec: InputSpec, dim: int, *, pool_sequences: bool = True, bins: int = 0) -> None:
         super().__init__()
         self.spec = spec
         self.dim = dim
+        self.cut = PiecewiseLinear(len(spec.numbers), bins) if bins and spec.numbers else None
         self.embedding = FieldEmbedding(list(spec.categories.values()), dim) if spec.categories else None
         pooled = dict(spec.bags) | (spec.sequences if pool_sequences else {})
         own = {name: ids for name, (ids, _) in pooled.items() if name not in spec.shares}
@@ -52,6 +55,15 @@ class InputLayer(nn.Module):
     def width(self) -> int:
         """Length of the flat vector [fields * d + numbers]."""
         return self.fields * self.dim + self.numbers
+
+    @property
+    def width_of_pieces(self) -> int:
+        """Length of what :meth:`pieces` gives."""
+        return self.cut.width if self.cut is not None else 0
+
+    def pieces(self, dense: Tensor) -> Tensor:
+        """The numbers [N, D] cut into pieces, [N, width_of_pieces]."""
+        return self.cut(dense) if self.cut is not None else dense.new_zeros(dense.shape[0], 0)
 
     def reset(self) -> None:
         """Small embeddings: a new id should start near 'no opinion', not at a unit normal."""
@@ -127,3 +139,10 @@ def start_embeddings(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:
         )
     for layer in layers:
         layer.start(vectors)
+
+
+def find_edges(model: nn.Module, dense: Tensor) -> None:
+    """Cut the numbers of a fresh model at the quantiles of some rows, float [N, D]."""
+    for module in model.modules():
+        if isinstance(module, PiecewiseLinear):
+            module.find_edges(dense)

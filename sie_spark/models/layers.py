@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FM", "Bias", "CrossV1", "CrossV2", "FieldEmbedding", "MultiHeadAttention"]
+__all__ = ["FM", "Bias", "CrossV1", "CrossV2", "FieldEmbedding", "MultiHeadAttention", "PiecewiseLinear"]
 
 
 class FieldEmbedding(nn.Module):
@@ -50,6 +50,43 @@ class FieldEmbedding(nn.Module):
                 "encode the batch with the encoder that this model was built from"
             )
         return cast(Tensor, self.table(cat + self.offsets))
+
+
+class PiecewiseLinear(nn.Module):
+    """Numbers cut into pieces: how far each has come through every one of its bins (Gorishniy et al. 2022).
+
+    A linear layer over the pieces is any function that is linear within each bin, so that a network need not
+    learn where a number's effect bends. It has no parameters: the edges are quantiles of the rows that a fit
+    begins with, and a buffer of the model.
+
+    Parameters
+    ----------
+    numbers:
+        D, how many there are.
+    bins:
+        T, pieces of each.
+
+    Shapes: float [N, D] -> float [N, D * T], each value in [0, 1].
+    """
+
+    edges: Tensor
+
+    def __init__(self, numbers: int, bins: int) -> None:
+        super().__init__()
+        self.width = numbers * bins
+        self.register_buffer("edges", torch.linspace(-2.0, 2.0, bins + 1).repeat(numbers, 1))
+
+    def find_edges(self, dense: Tensor) -> None:
+        """Set the edges to the quantiles of some rows, float [N, D]; a bin without width becomes a step."""
+        at = torch.linspace(0.0, 1.0, self.edges.shape[1], dtype=torch.float64)
+        self.edges.copy_(torch.quantile(dense.double(), at, dim=0).T.to(self.edges.dtype))
+
+    def forward(self, dense: Tensor) -> Tensor:
+        """Share of each bin that lies below the number."""
+        low, wide = self.edges[:, :-1], self.edges[:, 1:] - self.edges[:, :-1]
+        above = dense.unsqueeze(2) - low
+        share = above / torch.where(wide > 0, wide, torch.ones_like(wide))
+        return torch.where(wide > 0, share.clamp(0.0, 1.0), (above > 0).to(dense.dtype)).flatten(1)
 
 
 class CrossV1(nn.Module):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyarrow.fs import FileType
 from torch import nn
 
 from sie_spark.models import build_model
@@ -15,10 +17,13 @@ from sie_spark.platform.config import Model
 from sie_spark.platform.config.base import validate
 from sie_spark.platform.errors import ModelError, StageOrderError
 from sie_spark.platform.inputs import InputSpec
-from sie_spark.platform.root import Root, read_bytes
+from sie_spark.platform.root import Root, locate, read_bytes
 
 FORMAT = 1
-STAGE_OF = {"reference": "train"}
+FIT = "fit"
+VALIDATED = "validated"
+PILOT, REFERENCE = "pilot", "reference"
+STAGE_OF = {PILOT: "train", REFERENCE: "train"}
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,11 @@ def save_model(
     fingerprint: str,
     settings: Model,
     inputs: InputSpec,
+    encoder: str | None = None,
+    part: str = FIT,
     epoch: int | None = None,
 ) -> str:
-    """Write ``models/<arm>/<fingerprint>/model.pt``, or ``epoch-<k>.pt`` beside it; returns its path or URI."""
+    """Write ``model.pt`` into the model's folder, or ``epoch-<k>.pt`` beside it; returns its path or URI."""
     name = "model.pt" if epoch is None else f"epoch-{epoch}.pt"
     data = {
         "format_version": FORMAT,
@@ -51,8 +58,14 @@ def save_model(
         "state_dict": model.state_dict(),
         "model": settings.model_dump(mode="json"),
         "inputs": inputs.as_dict(),
+        "encoder": encoder,
     }
-    return root.write_bytes(_dump(data), "models", arm, fingerprint, name)
+    return root.write_bytes(_dump(data), *model_folder(arm, fingerprint, part), name)
+
+
+def model_folder(arm: str, fingerprint: str, part: str = FIT) -> tuple[str, ...]:
+    """Where the files of a fit lie under the root; the fit that was judged on validation rows lies below it."""
+    return ("models", arm, fingerprint, *([] if part == FIT else [part]))
 
 
 def load_model(uri: str) -> tuple[nn.Module, InputSpec]:
@@ -85,10 +98,66 @@ def model_from_bytes(data: bytes, *, where: str) -> tuple[nn.Module, InputSpec]:
     return model.eval(), spec
 
 
-def kept_epochs(root: Root, saved: SavedModel) -> dict[int, str]:
-    """Epoch -> path or URI of the models that a fit kept on its way, in order; see ``training.keep_epochs``."""
-    folder = saved.path.rpartition("/")[0].rpartition("/models/")[2].split("/")
-    found = {}
+def encoder_of(data: bytes, *, where: str) -> str | None:
+    """Fingerprint of the encoder whose ids a saved model knows.
+
+    Raises
+    ------
+    ModelError
+        where the bytes are no saved model.
+    """
+    try:
+        saved = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        found: str | None = saved["encoder"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{where} is no model of this version: {type(error).__name__}",
+            remedy="give a model.pt that 'sie train' or 'sie retrain' of this version wrote",
+        ) from None
+    return found
+
+
+def encoder_beside(uri: str, name: str | None) -> str:
+    """Path or URI of an encoder that lies where a model lies: under its root, or in its own folder.
+
+    Raises
+    ------
+    ModelError
+        where it is in neither.
+    """
+    folder = uri.rpartition("/")[0]
+    for place in (folder, f"{folder.partition('/models/')[0]}/encoders"):
+        filesystem, path = locate(f"{place}/{name}.json")
+        if filesystem.get_file_info(path).type == FileType.File:
+            return f"{place}/{name}.json"
+    raise ModelError(
+        f"encoder {name} of {uri} is not beside it, so its ids cannot be told",
+        remedy="copy the root's folder 'encoders' with the model, or start from a model of this root",
+    )
+
+
+def before_refit(root: Root, saved: SavedModel) -> str:
+    """Path or URI of the model that has not seen the validation rows, where there were some; else of the model."""
+    folder = _folder(saved.path)
+    if folder[-1] != VALIDATED and root.exists("models", *folder, VALIDATED, "model.pt"):
+        return root.path("models", *folder, VALIDATED, "model.pt")
+    return saved.path
+
+
+def _folder(path: str) -> list[str]:
+    """The folders between ``models`` and a file."""
+    return path.rpartition("/")[0].rpartition("/models/")[2].split("/")
+
+
+def kept_epochs(root: Root, path: str) -> dict[int, str]:
+    """Epoch -> path or URI of the models that a fit kept on its way, in order; see ``training.keep_epochs``.
+
+    Parameters
+    ----------
+    path:
+        of the model that the fit ended with.
+    """
+    folder, found = _folder(path), {}
     for name in root.entries("models", *folder):
         if name.startswith("epoch-"):
             found[int(name.removeprefix("epoch-").removesuffix(".pt"))] = root.path("models", *folder, name)

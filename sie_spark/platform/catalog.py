@@ -66,7 +66,9 @@ TABLES: dict[str, TableSpec] = {
     "samples": TableSpec("encode", ("split", "event_date")),
     "scores": TableSpec("score", ("event_date",)),
     # read by torch straight from Parquet: neither deletion vectors nor column mapping
-    "training_set": TableSpec("weigh", ("arm", "event_date"), {"delta.enableDeletionVectors": "false"}),
+    "training_set": TableSpec(
+        "weigh", ("arm", "split", "event_date"), {"delta.enableDeletionVectors": "false"}
+    ),
     "predictions": TableSpec("evaluate", ("arm", "event_date")),
     "metrics": TableSpec("evaluate", ()),
 }

@@ -84,15 +84,27 @@ class Context:
         """Details that an earlier run of a stage left, or an empty dict."""
         return {name: value for name, value in self._stored(stage).items() if name != FINGERPRINT}
 
-    def finished(self, stage: str, fingerprint: str, *, table: str, scope: str = "") -> dict[str, Any] | None:
-        """The stage's details where it needs not run: it came to its end with this fingerprint, unforced.
+    def up_to_date(self, fingerprint: str, *carried: str | None) -> bool:
+        """Whether nothing is to be made: all that was made carries this fingerprint, and no rebuild is forced.
 
-        The table's commit alone does not say so: checks follow it, and a job can be killed before its details
-        are kept.
+        This is the rule of every stage. What carries fingerprints differs: a table's newest commit, a model, an
+        entry of the ledger of ingest, and the details of a stage, which say that it came to its end.
         """
-        if self.config.run.force or self._stored(stage).get(FINGERPRINT) != fingerprint:
-            return None
-        if self.catalog.fingerprint(table, scope=scope) != fingerprint:
+        return not self.config.run.force and all(found == fingerprint for found in carried)
+
+    def finished(
+        self, stage: str, fingerprint: str, *, table: str | None = None, scope: str = ""
+    ) -> dict[str, Any] | None:
+        """The stage's details where it is :meth:`up_to_date` and came to its end; else None.
+
+        The commit of its ``table`` alone does not say so: checks follow it, and a job can be killed before its
+        details are kept. A stage whose table takes commits of several fingerprints gives no table.
+        """
+        if not self.up_to_date(fingerprint, self._stored(stage).get(FINGERPRINT)):
+            return None  # the cheaper question first: the other one asks Spark
+        if table is not None and not self.up_to_date(
+            fingerprint, self.catalog.fingerprint(table, scope=scope)
+        ):
             return None
         return self.load_details(stage)
 

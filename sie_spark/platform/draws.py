@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
 _P1, _P2, _P3, _P4, _P5 = (
     np.uint64(0x9E3779B185EBCA87),
@@ -50,6 +50,18 @@ def unit_interval(hashed: Column) -> Column:
     from pyspark.sql import functions as F
 
     return F.shiftrightunsigned(hashed, 11).cast("double") * F.lit(2.0**-53)
+
+
+def at_most(frame: DataFrame, limit: int, *, seed: int, purpose: str) -> tuple[DataFrame, float]:
+    """The rows themselves, or about ``limit`` of them by a draw where there are more; and the share that is kept."""
+    from pyspark.sql import functions as F
+
+    rows = frame.agg(F.count(F.lit(1))).first()
+    total = int(rows[0]) if rows else 0
+    if total <= limit:
+        return frame, 1.0
+    share = limit / total
+    return frame.where(uniform_column(F.col("sample_id"), seed=seed, purpose=purpose) < share), share
 
 
 def _xxhash64_long(value: np.ndarray, seed: np.ndarray) -> np.ndarray:

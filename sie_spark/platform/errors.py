@@ -7,6 +7,8 @@ Every error a user can cause derives from :class:`SieError`; the command line pr
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class SieError(Exception):
@@ -107,3 +109,14 @@ def worker_error(error: Exception, what: str, *, remedy: str, otherwise: str) ->
     if _OURS.search(_RANK.sub("", str(error))):
         return ModelError(f"{what} failed in a worker: {cause}", remedy=remedy)
     return ModelError(f"{what} failed: {cause}", remedy=otherwise)
+
+
+@contextmanager
+def workers(what: str, *, remedy: str, otherwise: str) -> Iterator[None]:
+    """Whatever Spark raises inside becomes a :func:`worker_error`; an error of this package stays as it is."""
+    try:
+        yield
+    except SieError:
+        raise
+    except Exception as error:  # a worker's failure arrives as py4j's, PySpark's or Connect's own type
+        raise worker_error(error, what, remedy=remedy, otherwise=otherwise) from error

@@ -6,13 +6,15 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from sie_spark.platform.errors import SieError, SourceError
 
-_FILE = re.compile(r"(?:file:|s3a?:|abfss:|gs:|hdfs:)/[^\s,'\"\]\)]+|(?<=file )/[^\s,'\"]+")
-_UNRESOLVED = re.compile(r"name [`'\"]?(.+?)[`'\"]? cannot be resolved")
+if TYPE_CHECKING:
+    from pyspark.errors import PySparkException
 
-NOT_DELTA = ("is not a Delta table", "DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND")
+_FILE = re.compile(r"(?:file:|s3a?:|abfss:|gs:|hdfs:)/[^\s,'\"\]\)]+|(?<=file )/[^\s,'\"]+")
+
 # words in Spark's text, what it means, what to do; the first that fits is said
 _KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
@@ -31,7 +33,7 @@ _KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "check source.format, or fetch the file again: it may be cut off",
     ),
     (
-        NOT_DELTA,
+        ("is not a Delta table", "DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND"),
         "{source}: is not a Delta table",
         "check the path and source.format",
     ),
@@ -143,10 +145,11 @@ def reason(error: Exception) -> str:
     return f"{first} {detail}".strip()[:300]
 
 
-def unresolved_column(error: Exception) -> str | None:
-    """The column name that an analysis error is about, if it is about one."""
-    found = _UNRESOLVED.search(str(error))
-    return found.group(1).replace("`", "") if found else None
+def unresolved_column(error: PySparkException) -> str | None:
+    """The column that an expression names and its source lacks, if this is what Spark has against it."""
+    if not (error.getCondition() or "").startswith("UNRESOLVED_COLUMN"):
+        return None
+    return (error.getMessageParameters() or {}).get("objectName", "").replace("`", "") or None
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

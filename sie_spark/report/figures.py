@@ -7,12 +7,18 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sie_spark.platform.config.arms import BASELINE, CANDIDATE, REFERENCE
+from sie_spark.platform.config.arms import BASELINE, CANDIDATE, FULL
 
 # Okabe and Ito's palette
-STYLES = {REFERENCE: ("#0072B2", "o"), CANDIDATE: ("#D55E00", "s"), BASELINE: ("#595959", "^")}
+STYLES = {FULL: ("#0072B2", "o"), CANDIDATE: ("#D55E00", "s"), BASELINE: ("#595959", "^")}
 OTHERS = (("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#000000", "X"), ("#56B4E9", "*"))
-SHORT = {CANDIDATE: "important", REFERENCE: "all", BASELINE: "random"}
+SHORT = {
+    CANDIDATE: "important",
+    FULL: "all",
+    BASELINE: "random",
+    "logistic_regression": "logistic",
+    "boosted_trees": "trees",
+}
 CLICK, NO_CLICK = "#D55E00", "#56B4E9"
 SIZE = (4.7, 3.2)  # inches: text stays legible at the width of a phone
 

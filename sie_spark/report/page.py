@@ -100,6 +100,7 @@ def view(facts: Facts) -> dict[str, Any]:
             (name, f"{rows:,}")
             for name, rows in sorted(facts.of("ingest").get("reasons", {}).items(), key=lambda item: -item[1])
         ],
+        "search": _search(facts.of("train").get("search", {})),
         "timings": _timings(facts.of("seconds")),
         "tables": [
             {"name": name, "version": version, "rows": "–" if rows is None else f"{rows:,}"}
@@ -113,11 +114,13 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
     evaluated, fits = facts.of("evaluate"), facts.of("retrain").get("arms", {})
     group = evaluated.get("clusters", {}).get("group", "group")
     rows = []
-    for arm, title in evaluated.get("titles", []):
+    plain = {one["name"]: one for one in evaluated.get("yardsticks", [])}
+    beside = [[name, one["title"]] for name, one in plain.items()]
+    for arm, title in [*evaluated.get("titles", []), *beside]:
         values = evaluated.get("arms", {}).get(arm)
         if not values:
             continue
-        fit = fits.get(arm, {})
+        fit = plain.get(arm) or fits.get(arm, {})
         cells = [{"label": "Rows", "value": f"{fit['rows']:,}" if "rows" in fit else "–", "span": ""}]
         for key, label, form in CELLS:
             span = evaluated.get("intervals", {}).get(f"{key}_{arm}") if key in WITH_SPAN else None
@@ -134,7 +137,7 @@ def _arms(facts: Facts) -> list[dict[str, Any]]:
             {
                 "key": arm,
                 "title": title,
-                "colour": figures.style(arm, list(dict(evaluated["titles"])))[0],
+                "colour": "none" if arm in plain else figures.style(arm, list(dict(evaluated["titles"])))[0],
                 "cells": cells,
             }
         )
@@ -253,6 +256,27 @@ def _selection(found: dict[str, Any]) -> dict[str, Any]:
         "note": f"Judged on {found['rows']:,} training rows."
         + ("" if found["applied"] else " Nothing was dropped: dataset.selection.apply is false."),
         "rows": sorted(rows, key=lambda row: row["fate"].startswith("kept")),
+    }
+
+
+def _search(found: dict[str, Any]) -> dict[str, Any]:
+    """What was tried for the settings of all fits, the best of the most rows first; empty where nothing was."""
+    if not found:
+        return {}
+    tried = sorted(found["outcomes"], key=lambda one: (-one["rows"], one["loss"] is None, one["loss"]))
+    return {
+        "title": f"Settings of all fits: {found['words']}",
+        "note": f"Chosen on {found['rows']:,} training rows by their log-loss on {found['validation_rows']:,}"
+        f" validation rows, in {words.seconds(found['seconds'])}; no test row was read.",
+        "rows": [
+            {
+                "words": one["words"],
+                "rows": f"{one['rows']:,}",
+                "epochs": one["epochs"],
+                "loss": "failed" if one["loss"] is None else f"{one['loss']:.5f}",
+            }
+            for one in tried
+        ],
     }
 
 

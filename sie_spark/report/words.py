@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sie_spark.platform.config.arms import BASELINE, CANDIDATE, REFERENCE
+from sie_spark.platform.config.arms import BASELINE, CANDIDATE, FULL
 
 DERIVED = ("hist_", "count_", "rate_")
 VERDICTS = {
@@ -39,14 +39,22 @@ class Headline:
 def headline(evaluated: dict[str, Any]) -> Headline:
     """The verdict over weighted against full, at the margin that was set before."""
     margin = _plain(evaluated.get("margin", 0.001))
-    entry = next(
-        (e for e in evaluated.get("differences", []) if e["name"] == f"{CANDIDATE} - {REFERENCE}"), None
-    )
+    entry = next((e for e in evaluated.get("differences", []) if e["name"] == f"{CANDIDATE} - {FULL}"), None)
     if not evaluated.get("arms"):
         return Headline("open", "–", "Not evaluated yet", "Run 'sie evaluate' to judge the subset.")
     if entry is None:
         return Headline(
-            "open", "?", "No comparison", f"One of the arms '{CANDIDATE}' and '{REFERENCE}' is switched off."
+            "open", "?", "No comparison", f"One of the arms '{CANDIDATE}' and '{FULL}' is switched off."
+        )
+    useless = [arm for arm in (FULL, CANDIDATE) if (evaluated["arms"].get(arm, {}).get("ne") or 0.0) >= 1.0]
+    if useless:
+        called = dict(evaluated.get("titles", []))
+        named = " and ".join(called.get(arm, arm) for arm in useless)
+        return Headline(
+            "bad",
+            "✗",
+            "No better than a constant",
+            f"The model on {named} predicts no better than the click rate.",
         )
     change = signed(entry["value"])
     if "no_verdict" in entry:
@@ -73,8 +81,8 @@ def summary(kept: dict[str, Any], evaluated: dict[str, Any]) -> str:
         parts.append(f"Kept {kept['kept']:,} of {kept['rows']:,} training rows ({share})")
     if CANDIDATE in arms:
         text = f"AUC {ratio(arms[CANDIDATE].get('auc'))}{_span(evaluated, f'auc_{CANDIDATE}')}"
-        if REFERENCE in arms:
-            text += f" against {ratio(arms[REFERENCE].get('auc'))} with all rows"
+        if FULL in arms:
+            text += f" against {ratio(arms[FULL].get('auc'))} with all rows"
         parts.append(text)
         parts.append(f"calibration {number(arms[CANDIDATE].get('calibration'), 2)}")
     if BASELINE in arms:

@@ -1,25 +1,34 @@
-"""Fits one arm (reference, full, weighted, random) from the rows of a table; the same code for all of them."""
+"""Fits one model (pilot, reference, an arm's) from the rows of a table; the same code for all of them."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sie_spark.features.encoder import path_of
+from sie_spark.features.samples import split_rows
 from sie_spark.models.registry import model_code
-from sie_spark.models.store import SavedModel, current_model, set_current
+from sie_spark.models.store import FIT, VALIDATED, SavedModel, current_model, model_folder, set_current
 from sie_spark.platform.bisection import solve_increasing
+from sie_spark.platform.config import Model, Training
 from sie_spark.platform.context import Context
 from sie_spark.platform.draws import uniform_column
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.inputs import InputSpec
+from sie_spark.platform.result import TableRef
 from sie_spark.platform.sampling_rate import SamplingRate, correction_of
+from sie_spark.training.budget import budgeted
 from sie_spark.training.distributed import launch, threads_per_rank
+from sie_spark.training.feed import LANES
 from sie_spark.training.job import Job
-from sie_spark.training.manifest import Draw, build_manifest
+from sie_spark.training.manifest import Draw, Manifest, build_manifest
 from sie_spark.training.publish import log_losses
+from sie_spark.training.tuning import FitSettings
+from sie_spark.training.warm_start import Start
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -31,7 +40,20 @@ CODE = (
     "sie_spark.platform.sampling_rate",
     *(
         f"sie_spark.training.{name}"
-        for name in ("arms", "feed", "job", "loop", "manifest", "optimisers", "sync")
+        for name in (
+            *(
+                "arms",
+                "budget",
+                "feed",
+                "intercept",
+                "job",
+                "loop",
+                "manifest",
+                "memory",
+                "optimisers",
+                "sync",
+            ),
+        )
     ),
 )
 
@@ -50,23 +72,39 @@ class TableFacts:
 def fit_arm(
     ctx: Context,
     arm: str,
-    frame: DataFrame,
+    rows: Callable[[Sequence[str]], DataFrame],
+    settings: FitSettings,
     *,
     fingerprint: str,
     encoded: tuple[str, InputSpec],
-    epochs: int | None = None,
+    samples: TableRef,
     draw: Draw | None = None,
+    full_rows: int | None = None,
+    start: Start | None = None,
+    freeze: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fit, save and make current one arm; an interrupted fit of the same fingerprint goes on.
 
+    Where there are validation rows, the arm is first fitted on the training part and judged on them after every
+    pass; then, with ``training.refit``, once more on both parts with as many passes as were best.
+
     Parameters
     ----------
+    rows:
+        the arm's rows of some parts (``train``, ``validation``).
+    settings:
+        chosen for all rows; a subset of ``full_rows`` of them is :func:`budgeted`.
     encoded:
         what :func:`encoder` says of the rows.
+    start:
+        the model to start from; None for fresh weights.
+    freeze:
+        beginnings of names of parameters that stay as they are.
 
     Returns
     -------
-    rows, steps, epochs, seconds (of the fit) and wall_seconds (with manifest and start), loss per epoch.
+    rows, steps, epochs, seconds (of the fits) and wall_seconds (with manifest and start), loss per epoch; and
+    ``validated``, the same of the fit that was judged, with its validation loss per epoch.
 
     Raises
     ------
@@ -74,51 +112,138 @@ def fit_arm(
         when the rows have labels of one class only.
     """
     began = time.monotonic()
-    settings, (name, spec) = ctx.config.training, encoded
-    if draw is not None and draw.fraction >= 1:
-        draw = None
-    facts = table_facts(frame, arm, draw)
-    manifest = build_manifest(frame, draw=draw)
-    ctx.progress.say(f"fit '{arm}': {manifest.rows:,} rows, {len(manifest.shards)} row groups")
-    job = Job(
-        root=ctx.root.uri,
-        arm=arm,
-        fingerprint=fingerprint,
-        model=ctx.config.model.model_dump(mode="json"),
-        inputs=spec.as_dict(),
-        training=settings.model_dump(mode="json"),
-        epochs=epochs,
-        base_logit=base_logit(facts),
-        mean_weight=facts.mean_weight,
-        rate_offset=facts.rate.offset,
-        weight_by_rate=facts.rate.weight_by_rate,
-        threads=threads_per_rank(ctx.spark, settings),
-        start_vectors=ctx.config.dataset.start_vectors is not None,
-    )
-    if ctx.config.run.force:
-        ctx.root.remove(*job.folder, "state.pt")
-    uri = job.save(manifest)
-    history = launch(ctx.spark, settings, ctx.root, job.folder, uri)
-    log_losses(arm, history["loss"])
+    draw = None if draw is not None and draw.fraction >= 1 else draw
+    train = rows(["train"])
+    facts = table_facts(train, arm, draw)
+    training = settings.training
+    if full_rows is not None:
+        training = budgeted(training, facts.rows, full_rows)
+    making = _Making(ctx, arm, fingerprint, encoded, settings.model, training, start, tuple(freeze))
+    judged_on = _validation(ctx, samples)
+    if judged_on is None:
+        found = making.fit(train, facts, draw)
+    else:
+        validated = making.fit(train, facts, draw, part=VALIDATED, judged_on=judged_on)
+        found = validated
+        if training.refit:
+            frame = rows(["train", "validation"])
+            again = table_facts(frame, arm, draw)
+            # the rate falls to nothing over the passes that are made, whatever it fell over before
+            passes = training.model_copy(update={"epochs": validated["best_epoch"]})
+            found = replace(making, training=passes).fit(frame, again, draw, shift=validated["shift"])
+        found = {
+            **found,
+            "seconds": found["seconds"] + (validated["seconds"] if training.refit else 0.0),
+            "validated": {**validated, "validation_rows": judged_on.rows},
+        }
+    log_losses(arm, found["loss"], found.get("validated", {}).get("validation", []))
     details = {
-        "rows": manifest.rows,
-        "base_rate": facts.base_rate,
-        "manifest": manifest.hash,
-        "distributed": settings.distributed,
-        **{
-            key: history[key]
-            for key in ("steps", "epochs", "seconds", "loss", "processes", "resumed", "batch_size")
-        },
+        **found,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "distributed": training.distributed,
+        "start": start.uri if start else None,
         "wall_seconds": time.monotonic() - began,
     }
-    path = ctx.root.path(*job.folder, "model.pt")
-    set_current(ctx.root, SavedModel(arm, fingerprint, path, details, name))
-    ctx.root.remove(*job.folder, "state.pt")
-    ctx.progress.say(
-        f"fit '{arm}': {details['steps']:,} steps, {details['epochs']} epochs in {details['seconds']:.1f}s,"
-        f" last loss {details['loss'][-1]:.4f}"
-    )
+    part = FIT if judged_on is None or training.refit else VALIDATED
+    path = ctx.root.path(*model_folder(arm, fingerprint, part), "model.pt")
+    set_current(ctx.root, SavedModel(arm, fingerprint, path, details, encoded[0]))
+    making.clear()
     return details
+
+
+@dataclass(frozen=True)
+class _Making:
+    """An arm in the making: what its one or two fits share."""
+
+    ctx: Context
+    arm: str
+    fingerprint: str
+    encoded: tuple[str, InputSpec]
+    model: Model
+    training: Training
+    start: Start | None
+    freeze: tuple[str, ...]
+
+    def fit(
+        self,
+        frame: DataFrame,
+        facts: TableFacts,
+        draw: Draw | None,
+        *,
+        part: str = FIT,
+        judged_on: Manifest | None = None,
+        shift: float = 0.0,
+    ) -> dict[str, Any]:
+        """One fit, from its manifest to its history."""
+        ctx, training = self.ctx, self.training
+        manifest = build_manifest(frame, draw=draw)
+        ctx.progress.say(f"fit '{self.arm}': {manifest.rows:,} rows, {len(manifest.shards)} row groups")
+        job = Job(
+            root=ctx.root.uri,
+            arm=self.arm,
+            fingerprint=self.fingerprint,
+            model=self.model.model_dump(mode="json"),
+            inputs=self.encoded[1].as_dict(),
+            training=training.model_dump(mode="json"),
+            part=part,
+            judged=judged_on is not None,
+            base_logit=base_logit(facts),
+            mean_weight=facts.mean_weight,
+            rate_offset=facts.rate.offset,
+            weight_by_rate=facts.rate.weight_by_rate,
+            threads=threads_per_rank(ctx.spark, training),
+            start_vectors=ctx.config.dataset.start_vectors is not None,
+            encoder=path_of(ctx.root, self.encoded[0]),
+            start=self.start.uri if self.start else None,
+            start_encoder=self.start.encoder if self.start else None,
+            freeze=list(self.freeze),
+            correct=judged_on is not None and training.correct_intercept,
+            shift=shift,
+        )
+        if ctx.config.run.force:
+            ctx.root.remove(*job.folder, "state.pt")
+        uri = job.save(manifest, judged_on)
+        history = launch(ctx.spark, training, ctx.root, job.folder, uri)
+        best = f", best after epoch {history['best_epoch']}" if judged_on is not None else ""
+        ctx.progress.say(
+            f"fit '{self.arm}': {history['steps']:,} steps, {history['epochs']} epochs in {history['seconds']:.1f}s,"
+            f" last loss {history['loss'][-1]:.4f}{best}"
+        )
+        kept = (
+            "steps",
+            "epochs",
+            "best_epoch",
+            "seconds",
+            "loss",
+            "validation",
+            "processes",
+            "resumed",
+            "shift",
+        )
+        return {
+            "rows": manifest.rows,
+            "base_rate": facts.base_rate,
+            "manifest": manifest.hash,
+            **{key: history[key] for key in kept},
+        }
+
+    def clear(self) -> None:
+        """Remove what an interrupted fit would go on from."""
+        for part in (FIT, VALIDATED):
+            self.ctx.root.remove(*model_folder(self.arm, self.fingerprint, part), "state.pt")
+
+
+def _validation(ctx: Context, samples: TableRef) -> Manifest | None:
+    """The validation rows that fits are judged on; None where there are none, or too few to be shared by ranks."""
+    training = ctx.config.training
+    frame = split_rows(ctx, samples.version, "validation")
+    found = frame.agg({"*": "count"}).first()
+    total = int(found[0]) if found else 0
+    if total < max(LANES, training.processes):
+        return None
+    share = training.validation_rows / total
+    return build_manifest(frame, draw=Draw(share, training.seed, "validation") if share < 1 else None)
 
 
 def table_facts(frame: DataFrame, arm: str, draw: Draw | None = None) -> TableFacts:
@@ -189,6 +314,6 @@ def fit_code(ctx: Context) -> tuple[str, ...]:
 
 
 def up_to_date(ctx: Context, arm: str, fingerprint: str) -> bool:
-    """Whether the arm's current model carries this fingerprint and a rebuild is not forced."""
+    """Whether the arm's current model is up to date."""
     found = current_model(ctx.root, arm)
-    return found is not None and found.fingerprint == fingerprint and not ctx.config.run.force
+    return ctx.up_to_date(fingerprint, found.fingerprint if found else None)

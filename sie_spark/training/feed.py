@@ -59,6 +59,7 @@ class Feed:
         rate: SamplingRate | None = None,
     ) -> None:
         self.manifest, self.spec, self.seed, self.batch_size = manifest, spec, seed, batch_size
+        self.name = manifest.hash
         self.lanes = lanes if lanes and lanes % world == 0 else (LANES if LANES % world == 0 else world)
         if manifest.rows < self.lanes:
             raise DataError(

@@ -5,12 +5,13 @@ It minimises ``sum_i w_i BCE(sigmoid(g_i + l_i), y_i)`` with weight w and log-od
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,44 @@ from sie_spark.models import Batch
 from sie_spark.models.objective import BINARY, Objective, one_logit_a_row
 from sie_spark.platform.config import Training
 from sie_spark.platform.errors import ModelError
-from sie_spark.training.feed import Feed
 from sie_spark.training.optimisers import Optimisers, build_optimisers
 from sie_spark.training.sync import Group, average_buffers, sum_gradients
 
-SMALLEST_BATCH = 64
+
+class Rows(Protocol):
+    """Batches of an epoch, the same ones whenever they are asked for; see :class:`~sie_spark.training.feed.Feed`."""
+
+    name: str
+    lanes: int
+    steps: int
+    batch_size: int
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """This rank's batches ``start .. steps - 1`` of an epoch."""
+        ...
+
+    def global_rows(self, step: int) -> int:
+        """Rows of global batch ``step``, over all ranks."""
+        ...
 
 
 @dataclass
 class History:
-    """What a fit did, over all ranks: loss per epoch is the mean weighted log-loss with offset."""
+    """What a fit did, over all ranks.
+
+    Parameters
+    ----------
+    loss:
+        by epoch, the mean weighted log-loss with offset over the training rows.
+    validation:
+        by epoch, the mean log-loss of the served logit over the validation rows; empty without them.
+    best_epoch:
+        the epoch whose model is kept: that of the least validation loss, else the last one.
+    """
 
     loss: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    best_epoch: int = 0
     epochs: int = 0
     steps: int = 0
     rows: int = 0
@@ -57,28 +84,12 @@ class Stopped(ModelError):
     """The fit was asked to stop (SIGTERM) and has written its checkpoint."""
 
 
-def batch_needed(settings: Training, rows: int, epochs: int | None = None) -> int:
-    """Rows of a global batch, halved (to 64 at least) while a subset would get too few updates.
-
-    Smaller batches come before more epochs: CTR models overfit from the second or third epoch on.
-    """
-    batch = settings.batch_size
-    while batch // 2 >= SMALLEST_BATCH and rows * (epochs or settings.epochs) < settings.min_steps * batch:
-        batch //= 2
-    return batch
-
-
-def epochs_needed(settings: Training, steps: int, epochs: int | None = None) -> int:
-    """Epochs, with more of them where even small batches give fewer than ``training.min_steps`` updates."""
-    return max(epochs or settings.epochs, math.ceil(settings.min_steps / max(steps, 1)))
-
-
 def fit(
     model: nn.Module,
-    feed: Feed,
+    feed: Rows,
     settings: Training,
     *,
-    epochs: int,
+    judge: Callable[[nn.Module], float] | None = None,
     mean_weight: float = 1.0,
     group: Group | None = None,
     state: dict[str, Any] | None = None,
@@ -90,8 +101,9 @@ def fit(
 
     Parameters
     ----------
-    epochs:
-        passes over the rows, see :func:`epochs_needed`.
+    judge:
+        loss of the model over the validation rows, the same on every rank: asked after every epoch. The fit ends
+        where ``training.patience`` epochs brought nothing better, and leaves the best epoch's model.
     mean_weight:
         mean of the table's weights: a constant scale, so that learning rates mean the same for every policy
         while the gradient stays unbiased (dividing by a batch's own weights would not be).
@@ -113,10 +125,12 @@ def fit(
     """
     group = group or Group()
     optimisers = build_optimisers(model, settings)
-    history, position = History(), Position(feed.manifest.hash, lanes=feed.lanes)
+    history, position = History(), Position(feed.name, lanes=feed.lanes)
+    best: dict[str, Tensor] | None = None
     sums = torch.zeros(2, dtype=torch.float64)  # of the running epoch: weighted loss, weight
     if state is not None:
         history, position, sums = _restore(state, model, optimisers, feed)
+        best = state["best"]
     began, before = time.monotonic(), history.seconds
 
     def save_at(here: Position) -> None:
@@ -128,13 +142,16 @@ def fit(
                     "optimisers": optimisers.state(),
                     "position": asdict(here),
                     "history": history.as_dict(),
+                    "best": best,
                     "sums": sums,
                 }
             )
 
-    total = epochs * feed.steps
-    model.train()
-    for epoch in range(position.epoch, epochs):
+    total = settings.epochs * feed.steps
+    for epoch in range(position.epoch, settings.epochs):
+        if _is_over(history, settings.patience):
+            break
+        model.train()
         first = position.step if epoch == position.epoch else 0
         for step, batch in enumerate(feed.epoch(epoch, start=first), start=first):
             # a step's dropout depends on the step alone, so that a resumed fit draws the same
@@ -166,11 +183,29 @@ def fit(
         history.epochs = epoch + 1
         history.loss.append(float(sums[0] / sums[1]))
         sums = torch.zeros(2, dtype=torch.float64)
+        model.eval()
+        if _is_best(history, judge and judge(model)) and judge is not None:
+            best = copy.deepcopy(model.state_dict())
         if group.rank == 0:
             keep(epoch + 1)
         save_at(Position(position.manifest, epoch + 1, 0, feed.lanes, history.rows))
+    if best is not None:
+        model.load_state_dict(best)
     model.eval()
     return history
+
+
+def _is_best(history: History, loss: float | None) -> bool:
+    """Note the validation loss of the epoch that ended, and say whether it is the best one so far."""
+    history.validation += [loss] if loss is not None else []
+    losses = history.validation
+    history.best_epoch = 1 + losses.index(min(losses)) if losses else history.epochs
+    return history.best_epoch == history.epochs
+
+
+def _is_over(history: History, patience: int) -> bool:
+    """Whether the last epochs brought nothing better on the validation rows."""
+    return bool(history.validation) and history.epochs - history.best_epoch >= patience
 
 
 def weighted_loss(model: nn.Module, batch: Batch, objective: Objective = BINARY) -> Tensor:
@@ -181,32 +216,6 @@ def weighted_loss(model: nn.Module, batch: Batch, objective: Objective = BINARY)
 def rate_factor(schedule: str, step: int, total: int) -> float:
     """Factor of the learning rate at a step: constant, or falling linearly to nothing."""
     return 1.0 if schedule == "constant" else max(0.0, 1.0 - step / max(total, 1))
-
-
-def set_output_bias(model: nn.Module, batch: Batch, target: float) -> bool:
-    """Shift the model's output bias so that its mean logit on a batch is ``target``.
-
-    The bias is found by its gradient: the one scalar parameter on which every logit depends with slope 1.
-    Returns False, and changes nothing, where a model has none.
-    """
-    scalars = [
-        parameter for parameter in model.parameters() if parameter.numel() == 1 and parameter.requires_grad
-    ]
-    if not scalars:
-        return False
-    model.eval()
-    logit = model(**batch.inputs)
-    gradients = torch.autograd.grad(logit.sum(), scalars, allow_unused=True)
-    mean = float(logit.detach().mean())
-    for parameter, gradient in zip(scalars, gradients, strict=True):
-        if gradient is not None and abs(float(gradient) / len(batch) - 1.0) < 1e-4:
-            with torch.no_grad():
-                parameter.add_(target - mean)
-                moved = float(model(**batch.inputs).mean())
-                if abs(moved - target) < 1e-2:
-                    return True
-                parameter.sub_(target - mean)
-    return False
 
 
 @contextmanager
@@ -227,10 +236,10 @@ def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
 
 
 def _restore(
-    state: dict[str, Any], model: nn.Module, optimisers: Optimisers, feed: Feed
+    state: dict[str, Any], model: nn.Module, optimisers: Optimisers, feed: Rows
 ) -> tuple[History, Position, Tensor]:
     position = Position(**state["position"])
-    if position.manifest != feed.manifest.hash:
+    if position.manifest != feed.name:
         raise ModelError(
             "the checkpoint was made from other rows than the ones given",
             remedy="run with --set run.force=true to start anew",

@@ -21,9 +21,15 @@ class Optimisers:
     sparse: list[nn.Parameter]
     steppers: list[torch.optim.Optimizer]
     rates: list[list[float]]
+    sparse_decay: float = 0.0
 
     def step(self, factor: float) -> None:
         """One update at ``factor`` times the learning rates."""
+        for parameter in self.sparse if self.sparse_decay else []:
+            if parameter.grad is not None:  # AdamW's decoupled decay, of the rows that the batch touched
+                rows = parameter.grad.coalesce().indices()[0]
+                with torch.no_grad():
+                    parameter[rows] *= 1.0 - self.sparse_decay * factor
         for stepper, rates in zip(self.steppers, self.rates, strict=True):
             for group, rate in zip(stepper.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -74,13 +80,15 @@ def build_optimisers(model: nn.Module, settings: Training) -> Optimisers:
     if rest:
         groups.append({"params": rest, "lr": rate, "weight_decay": settings.weight_decay})
     if small:
-        groups.append({"params": small, "lr": table_rate, "weight_decay": 0.0})
+        groups.append({"params": small, "lr": table_rate, "weight_decay": settings.embedding_weight_decay})
     if groups:
         steppers.append(torch.optim.AdamW(groups, fused=True))
     if sparse:
         steppers.append(torch.optim.SparseAdam(sparse, lr=table_rate))
     rates = [[float(group["lr"]) for group in stepper.param_groups] for stepper in steppers]
-    return Optimisers(rest + small, sparse, steppers, rates)
+    return Optimisers(
+        rest + small, sparse, steppers, rates, sparse_decay=table_rate * settings.embedding_weight_decay
+    )
 
 
 def _may_be_sparse(table: nn.Embedding | nn.EmbeddingBag, choice: str) -> bool:

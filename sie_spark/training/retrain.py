@@ -2,52 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from sie_spark.features.samples import encoder, split_rows
-from sie_spark.models.store import SavedModel, current_model, require_model, set_current
-from sie_spark.platform.config.arms import CANDIDATE
+from sie_spark.features.samples import encoder, part_rows
+from sie_spark.models.store import (
+    PILOT,
+    REFERENCE,
+    current_model,
+    encoder_beside,
+    encoder_of,
+    require_model,
+)
+from sie_spark.platform.config.arms import CANDIDATE, Arm
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import StageOrderError
+from sie_spark.platform.errors import ConfigError, StageOrderError
 from sie_spark.platform.result import StageResult, TableRef
+from sie_spark.platform.root import read_bytes
 from sie_spark.training.arms import fit_arm, fit_code, up_to_date
-from sie_spark.training.publish import publish_arm
-from sie_spark.training.train import reference_fingerprint
+from sie_spark.training.publish import FROM_MLFLOW, publish_arm, published_model
+from sie_spark.training.train import adopt, reference_fingerprint
+from sie_spark.training.tuning import FitSettings, fit_settings
+from sie_spark.training.warm_start import Start
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 
 def run(ctx: Context) -> StageResult:
     """Fit ``models/<arm>`` of every arm."""
     subset, samples = ctx.catalog.ref("training_set"), ctx.catalog.ref("samples")
-    encoded, spec = encoder(ctx)
-    check_subset(ctx, encoded)
+    encoded = encoder(ctx)
+    check_subset(ctx, encoded[0])
+    settings = fit_settings(ctx, samples, encoded[0])
+    full_rows = part_rows(ctx, samples.version, ["train"]).count()
     done: dict[str, Any] = {}
     fresh = False
-    for arm, settings in ctx.config.arms.items():
-        whole = settings.rows == "all"
+    for name, arm in ctx.config.arms.items():
+        whole = arm.rows == "all"
         source = samples if whole else subset
+        start = starting_model(ctx, name, arm, encoded[0])
         fingerprint = ctx.fingerprint(
             "retrain",
-            "model",
-            "training",
             code=fit_code(ctx),
-            arm=arm,
+            settings=settings.as_dict(),
+            arm=name,
+            start=start.digest if start else None,
+            freeze=arm.freeze,
             source=source.content,
-            encoder=encoded,
+            samples=samples.content,
+            encoder=encoded[0],
         )
-        if not up_to_date(ctx, arm, fingerprint):
+        if not up_to_date(ctx, name, fingerprint):
             fresh = True
-            if whole and same_as_reference(ctx, samples, encoded):
-                _adopt_reference(ctx, arm, fingerprint)
+            if whole and start is None and is_reference(ctx, samples, encoded[0], settings):
+                adopt(ctx, name, fingerprint)
             else:
-                frame = (
-                    split_rows(ctx, samples.version, "train")
-                    if whole
-                    else ctx.catalog.read("training_set", version=subset.version).where(f"arm = '{arm}'")
+                fit_arm(
+                    ctx,
+                    name,
+                    partial(_rows, ctx, name, whole, source),
+                    settings,
+                    fingerprint=fingerprint,
+                    encoded=encoded,
+                    samples=samples,
+                    full_rows=None if whole else full_rows,
+                    start=start.model if start else None,
+                    freeze=arm.freeze,
                 )
-                fit_arm(ctx, arm, frame, fingerprint=fingerprint, encoded=(encoded, spec))
-            if arm == CANDIDATE:  # the one that is meant to be served
-                publish_arm(ctx, arm)
-        done[arm] = require_model(ctx.root, arm).details
+            if name == CANDIDATE:  # the one that is meant to be served
+                publish_arm(ctx, name)
+        done[name] = require_model(ctx.root, name).details
     details = {"arms": done}
     ctx.save_details("retrain", details)
     metrics = {
@@ -59,23 +87,55 @@ def run(ctx: Context) -> StageResult:
     return StageResult(inputs=inputs, metrics=metrics, details=details, skipped=not fresh)
 
 
-def same_as_reference(ctx: Context, samples: TableRef, encoded: str) -> bool:
-    """Whether the pilot was fitted on all rows with the arm's own settings: the full arm is then that model."""
-    pilot, training = ctx.config.pilot, ctx.config.training
-    epochs = pilot.epochs or training.epochs
-    if pilot.fraction < 1 or epochs != training.epochs:
-        return False
-    found = current_model(ctx.root, "reference")
-    return found is not None and found.fingerprint == reference_fingerprint(ctx, samples, encoded)
+def _rows(ctx: Context, arm: str, whole: bool, source: TableRef, parts: Sequence[str]) -> DataFrame:
+    """An arm's rows of some parts: whole partitions of a table."""
+    if whole:
+        return part_rows(ctx, source.version, parts)
+    chosen = ", ".join(f"'{part}'" for part in parts)
+    table = ctx.catalog.read("training_set", version=source.version)
+    return table.where(f"arm = '{arm}' AND split IN ({chosen})")
 
 
-def _adopt_reference(ctx: Context, arm: str, fingerprint: str) -> None:
-    found = require_model(ctx.root, "reference")
-    ctx.progress.say(
-        f"fit '{arm}': the reference model was fitted on all rows with the same settings; it is that model"
-    )
-    details = {**found.details, "same_as": "reference"}
-    set_current(ctx.root, SavedModel(arm, fingerprint, found.path, details, found.encoder))
+@dataclass(frozen=True)
+class StartingModel:
+    """What an arm starts from, and the SHA-256 of the model's file."""
+
+    model: Start
+    digest: str
+
+
+def starting_model(ctx: Context, name: str, arm: Arm, encoded: str) -> StartingModel | None:
+    """The model that ``arms.NAME.start`` names; None for fresh weights.
+
+    Raises
+    ------
+    ConfigError
+        for a place where no model lies, or one whose encoder is not beside it.
+    """
+    if arm.start is None:
+        return None
+    if arm.start in (PILOT, REFERENCE):
+        uri = require_model(ctx.root, arm.start).path
+    elif arm.start.startswith(FROM_MLFLOW):
+        uri = published_model(ctx, arm.start.removeprefix(FROM_MLFLOW))
+    else:
+        uri = arm.start
+    try:
+        data = read_bytes(uri)
+        known = encoder_of(data, where=uri)
+    except OSError as error:
+        raise ConfigError(
+            f"arms.{name}.start: {uri}: {error.strerror or error}",
+            remedy="give pilot, reference, mlflow:URI, or the path or URI of a model.pt",
+        ) from None
+    other = None if known == encoded else encoder_beside(uri, known)
+    return StartingModel(Start(uri, other), hashlib.sha256(data).hexdigest())
+
+
+def is_reference(ctx: Context, samples: TableRef, encoded: str, settings: FitSettings) -> bool:
+    """Whether the reference model is there: an arm of all rows is that model."""
+    found = current_model(ctx.root, REFERENCE)
+    return found is not None and found.fingerprint == reference_fingerprint(ctx, samples, encoded, settings)
 
 
 def check_subset(ctx: Context, encoded: str) -> None:

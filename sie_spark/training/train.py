@@ -1,46 +1,110 @@
-"""Stage ``train``: the reference model (the pilot) that scores, fitted on a uniform sample of the training rows."""
+"""Stage ``train``: settings for this data set, the pilot that scores for sampling, the reference that audits read."""
 
 from __future__ import annotations
 
-from sie_spark.features.samples import encoder, split_rows
-from sie_spark.models.store import require_model
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sie_spark.features.samples import encoder, part_rows
+from sie_spark.models.store import PILOT, REFERENCE, SavedModel, require_model, set_current
 from sie_spark.platform.context import Context
+from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.training.arms import fit_arm, fit_code, up_to_date
 from sie_spark.training.manifest import Draw
+from sie_spark.training.tuning import FitSettings, tune
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 
 def run(ctx: Context) -> StageResult:
-    """Fit ``models/reference``."""
+    """Search for settings, then fit ``models/reference`` on all training rows and ``models/pilot`` on some of them."""
     table = ctx.catalog.ref("samples")
-    encoded, spec = encoder(ctx)
-    fingerprint = reference_fingerprint(ctx, table, encoded)
-    skipped = up_to_date(ctx, "reference", fingerprint)
-    if not skipped:
-        pilot = ctx.config.pilot
+    encoded = encoder(ctx)
+    settings = tune(ctx, table, encoded)
+    done: dict[str, Any] = {}
+    fresh = False
+    for name in [*([REFERENCE] if needs_reference(ctx) else []), PILOT]:
+        fresh |= _fit(ctx, name, table, encoded, settings)
+        done[name] = require_model(ctx.root, name).details
+    details = {"arms": done, "search": settings.found}
+    ctx.save_details("train", details)
+    metrics = {
+        f"{name}_{measure}": float(found[measure])
+        for name, found in done.items()
+        for measure in ("rows", "steps", "seconds")
+    }
+    metrics |= {f"{name}_loss": float(found["loss"][-1]) for name, found in done.items()}
+    if settings.found:
+        metrics["search_seconds"] = float(settings.found["seconds"])
+    return StageResult(inputs={"samples": table}, metrics=metrics, details=details, skipped=not fresh)
+
+
+def needs_reference(ctx: Context) -> bool:
+    """Whether a model on all rows is fitted: an arm is that model, or the configuration asks for it."""
+    asked = ctx.config.reference.fit
+    return any(arm.rows == "all" for arm in ctx.config.arms.values()) if asked is None else asked
+
+
+def _fit(
+    ctx: Context,
+    name: str,
+    table: TableRef,
+    encoded: tuple[str, InputSpec],
+    settings: FitSettings,
+) -> bool:
+    """Fit one of the two unless it is up to date; whether it was fitted."""
+    whole = name == REFERENCE or ctx.config.pilot.fraction >= 1
+    fingerprint = (
+        reference_fingerprint(ctx, table, encoded[0], settings)
+        if whole
+        else ctx.fingerprint(
+            name,
+            "pilot",
+            code=fit_code(ctx),
+            settings=settings.as_dict(),
+            samples=table.content,
+            encoder=encoded[0],
+        )
+    )
+    fresh = not up_to_date(ctx, name, fingerprint)
+    if fresh and name == PILOT and whole and needs_reference(ctx):
+        adopt(ctx, PILOT, fingerprint)
+    elif fresh:
+
+        def rows(parts: Sequence[str]) -> DataFrame:
+            return part_rows(ctx, table.version, parts)
+
+        draw = Draw(ctx.config.pilot.fraction, ctx.config.training.seed, "pilot")
         fit_arm(
             ctx,
-            "reference",
-            split_rows(ctx, table.version, "train"),
+            name,
+            rows,
+            settings,
             fingerprint=fingerprint,
-            encoded=(encoded, spec),
-            epochs=pilot.epochs,
-            draw=Draw(pilot.fraction, ctx.config.training.seed, "pilot"),
+            encoded=encoded,
+            samples=table,
+            draw=None if whole else draw,
+            full_rows=None if whole else part_rows(ctx, table.version, ["train"]).count(),
         )
-    details = {"arms": {"reference": require_model(ctx.root, "reference").details}}
-    ctx.save_details("train", details)
-    found = details["arms"]["reference"]
-    metrics = {
-        "pilot_rows": float(found["rows"]),
-        "pilot_steps": float(found["steps"]),
-        "pilot_seconds": float(found["seconds"]),
-        "pilot_loss": float(found["loss"][-1]),
-    }
-    return StageResult(inputs={"samples": table}, metrics=metrics, details=details, skipped=skipped)
+    return fresh
 
 
-def reference_fingerprint(ctx: Context, samples: TableRef, encoded: str) -> str:
+def reference_fingerprint(ctx: Context, samples: TableRef, encoded: str, settings: FitSettings) -> str:
     """What the reference model is fitted on and how."""
     return ctx.fingerprint(
-        "train", "model", "pilot", "training", code=fit_code(ctx), samples=samples.content, encoder=encoded
+        REFERENCE,
+        code=fit_code(ctx),
+        settings=settings.as_dict(),
+        samples=samples.content,
+        encoder=encoded,
     )
+
+
+def adopt(ctx: Context, name: str, fingerprint: str) -> None:
+    """Let the reference model be another one too, which would be fitted on the same rows in the same way."""
+    found = require_model(ctx.root, REFERENCE)
+    ctx.progress.say(f"fit '{name}': it is the reference model, on the same rows with the same settings")
+    details = {**found.details, "same_as": REFERENCE}
+    set_current(ctx.root, SavedModel(name, fingerprint, found.path, details, found.encoder))

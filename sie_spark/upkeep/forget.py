@@ -227,7 +227,7 @@ def _learners(ctx: Context, removed: dict[str, int]) -> dict[str, Any]:
         pointer = ctx.root.read_json("models", arm, "current.json")
         # a model of an arm that is not configured any more may have seen either table
         tables = {"training_set"} if arm in kept else {"samples"}
-        if arm not in (*ctx.config.arms, "reference"):
+        if arm not in (*ctx.config.arms, "pilot", "reference"):
             tables = {"training_set", "samples"}
         if pointer is not None and tables & set(removed):
             models[arm] = pointer.get("fingerprint", "unknown")

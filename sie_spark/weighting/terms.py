@@ -36,7 +36,7 @@ class Row:
     label:
         0 or 1; a soft label above 0 counts as positive.
     p:
-        the reference model's probability.
+        the pilot's probability.
     norm:
         ``||d logit / d theta||``, which does not depend on the label.
     score:

@@ -63,7 +63,8 @@ def _write(ctx: Context, scores: DataFrame, arms: list[Arm], fingerprint: str) -
     kept = kept_rows(scores, arms, seed=ctx.config.weighting.seed)
     kept = kept.observe(seen, *summary_columns([arm.name for arm in arms]))
     # few, full files whose rows are in the order of a hash: the same in every run, and mixed already
-    kept = kept.hint("rebalance", "arm", "event_date").sortWithinPartitions("arm", "event_date", "sample_id")
+    kept = kept.hint("rebalance", "arm", "split", "event_date")
+    kept = kept.sortWithinPartitions("arm", "split", "event_date", "sample_id")
     ref = ctx.catalog.replace(kept, "training_set", fingerprint=fingerprint, job="weigh")
     return ref, seen.get if ref.rows else {}  # of no rows Spark observes nothing, not even zeros
 

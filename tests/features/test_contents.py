@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.encoders import current, keep
 from helpers.impressions_table import vocabulary
 from sie_spark.features import erase
 from sie_spark.features.contents import ERASED, Content, content_of
@@ -69,10 +70,10 @@ def test_rows_that_are_lost_or_stand_twice_are_refused(tmp_path: Path) -> None:
 def test_what_was_forgotten_is_no_change_by_hand(tmp_path: Path, monkeypatch: Any) -> None:
     folder = vocabulary(tmp_path / "encoders", NAMES)
     root = Root(tmp_path)
-    fingerprint, _ = encoder(folder).save(root)
+    fingerprint, _ = keep(encoder(folder), root)
 
     def ids() -> list[int]:
-        found = Encoder.current(root)
+        found = current(root)
         assert found is not None
         return [found.transform_row({"c": name})["cat"][0] for name in NAMES]
 
@@ -85,8 +86,8 @@ def test_what_was_forgotten_is_no_change_by_hand(tmp_path: Path, monkeypatch: An
     assert ids() == [1, 0, 0]
     assert len(json.loads((folder / ERASED).read_text())) == 3
     other = Root(tmp_path / "other")
-    Encoder.load(root.path("encoders", f"{fingerprint}.json")).save(other)  # what was said goes with it
-    moved = Encoder.current(other)
+    keep(Encoder.load(root.path("encoders", f"{fingerprint}.json")), other)  # what was said goes with it
+    moved = current(other)
     assert moved is not None and moved.transform_row({"c": "ann"})["cat"] == [1]
     copied = tmp_path / "other" / "encoders" / "vocabulary" / folder.name
     change(copied, value=["dan", *pq.read_table(copied / "part-0.parquet")["value"].to_pylist()[1:]])
@@ -99,7 +100,7 @@ def test_what_was_forgotten_is_no_change_by_hand(tmp_path: Path, monkeypatch: An
 
 def test_forgetting_does_not_bless_a_change_by_hand(tmp_path: Path) -> None:
     folder = vocabulary(tmp_path / "encoders", NAMES)
-    encoder(folder).save(Root(tmp_path))
+    keep(encoder(folder), Root(tmp_path))
     change(folder, value=["ann", "bob", "dan"])
     assert erase.erase_value(Root(tmp_path), "bob")
     refused(folder)

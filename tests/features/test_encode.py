@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.encoders import current
 from helpers.impressions_table import FEATURES, START, rows, settings, store
 from sie_spark.features import encode
 from sie_spark.features import samples as encoded_samples
-from sie_spark.features.encoder import Encoder
 from sie_spark.features.hashing import hash_id, xxhash64
 from sie_spark.platform.errors import ConfigError, DataError, StageOrderError
 from sie_spark.platform.root import read_bytes
@@ -43,7 +43,7 @@ def test_every_row_arrives_with_its_columns(encoded: Any) -> None:
     ctx, result = encoded
     samples = stored(ctx)
     assert (result.rows.read, result.rows.kept) == (400, 400)
-    spec = Encoder.current(ctx.root).inputs
+    spec = current(ctx.root).inputs
     for row in rows():
         sample = samples[xxhash64(row["impression_id"].encode())]
         assert sample["group_id"] == xxhash64(row["group_key"].encode())
@@ -94,7 +94,7 @@ def test_ids_and_moments_by_hand(encoded: Any) -> None:
     ids = {name: at for at, name in enumerate(ordered, start=1)}
     prices = [row["price"] for row in train if row["price"] is not None and np.isfinite(row["price"])]
     logs = np.log1p(np.array(prices))
-    spec = Encoder.current(ctx.root).inputs
+    spec = current(ctx.root).inputs
     assert spec.categories == {"item_id": len(ids) + 1, "user_id": 64, "place": 11}
     prices_of = ("price", "price_missing", "price_rank", "price_rank_missing")
     assert spec.numbers == (*prices_of, "position", "image_missing")
@@ -176,7 +176,7 @@ def test_what_a_killed_run_leaves_is_mended(make_context: Any, monkeypatch: Any)
     ctx, other = (make_context(settings(features=PLAIN[:2] + more)) for more in (casts, []))
     store(ctx, rows(60))
     first = encode.run(ctx).details["encoder"]
-    spec = Encoder.current(ctx.root).inputs
+    spec = current(ctx.root).inputs
     assert "ratio_missing" in spec.numbers and encoded_samples.encoder(ctx) == (first, spec)
 
     def ends(place: Any, name: str) -> None:
@@ -361,7 +361,7 @@ def test_impressions_come_first(make_context: Any) -> None:
 
 def test_no_python_runs_in_the_plan(encoded: Any, capsys: Any) -> None:
     ctx, _ = encoded
-    encoder = Encoder.current(ctx.root)
+    encoder = current(ctx.root)
     encoder.transform(ctx.catalog.read("impressions")).explain()
     plan = capsys.readouterr().out
     assert "Python" not in plan

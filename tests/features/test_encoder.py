@@ -12,9 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from helpers.encoders import current, keep
 from helpers.impressions_table import vocabulary
 from sie_spark.features.blocks import blocks_of
-from sie_spark.features.encoder import Encoder
+from sie_spark.features.encoder import FORMAT_VERSION, Encoder
 from sie_spark.features.identifiers import Category, IdList
 from sie_spark.features.numbers import Number
 from sie_spark.features.vectors import Vector
@@ -120,7 +121,7 @@ def test_damaged_artefacts_are_refused_by_name(tmp_path: Path) -> None:
         ([], "not an encoder"),
         ({**good, "format_version": 0}, "not an encoder"),
         ({**good, "format_version": True}, "not an encoder"),
-        ({"format_version": 1}, "field 'features' is NoneType"),
+        ({"format_version": FORMAT_VERSION}, "field 'features' is NoneType"),
         ({**good, "fitted": 5}, "field 'fitted' is int"),
         ({**good, "features": [7]}, "feature 7: 'int'"),
         (changed(3, foo=1), "feature 'x': got an unexpected keyword argument 'foo'"),
@@ -160,23 +161,23 @@ def test_a_file_that_holds_other_values_than_were_written_is_refused(tmp_path: P
 
 def test_vocabularies_go_with_their_artefact(tmp_path: Path, monkeypatch: Any) -> None:
     made = side(tmp_path / "one")
-    name, path = made.save(Root(tmp_path / "one"))
+    name, path = keep(made, Root(tmp_path / "one"))
     other = Root(tmp_path / "two")
-    assert Encoder.load(Path(path)).save(other) == (name, other.path("encoders", f"{name}.json"))
+    assert keep(Encoder.load(Path(path)), other) == (name, other.path("encoders", f"{name}.json"))
     monkeypatch.chdir(tmp_path / "one" / "encoders")
     bare = Encoder.load(f"{name}.json")
     monkeypatch.chdir(tmp_path)
     again = json.loads(json.dumps(made.as_dict()))
     shutil.copytree(tmp_path / "two", tmp_path / "three")
-    moved = Encoder.current(Root(tmp_path / "three"))
-    for found in (bare, Encoder.current(other), moved, Encoder.from_dict(again, where=path)):
+    moved = current(Root(tmp_path / "three"))
+    for found in (bare, current(other), moved, Encoder.from_dict(again, where=path)):
         assert found is not None and found.is_whole
         assert [found.transform_row({"c": value})["cat"] for value in ("a", "c", "z")] == [[1], [3], [0]]
     with pytest.raises(DataError, match="where that lies is not known") as error:
         Encoder.from_dict(again).transform_row({"c": "a"})
     assert "where=path" in error.value.remedy
     shutil.rmtree(tmp_path / "three" / "encoders" / "vocabulary")
-    lost = Encoder.current(Root(tmp_path / "three"))
+    lost = current(Root(tmp_path / "three"))
     assert lost is not None and not lost.is_whole
     with pytest.raises(DataError, match="vocabulary/[0-9a-f]{16}: FileNotFoundError while reading"):
         lost.transform_row({"c": "a"})
@@ -198,24 +199,13 @@ def test_a_vector_says_where_it_was_missing(tmp_path: Path) -> None:
         row = made.transform_row({**whole, "v": missing})
         assert (row["dense"], row["v"]) == ([1.0, 3.0, 0.0], [0.0, 0.0]), missing
     assert made.transform_row({})["dense"] == [1.0, 0.0, 1.0]
-    _, path = made.save(Root(tmp_path))
+    _, path = keep(made, Root(tmp_path))
     again = Encoder.load(path)
     assert again == made and again.fingerprint == made.fingerprint
     blocks = blocks_of(pa.Table.from_pylist([made.transform_row(whole), made.transform_row({})]), made)
     assert [block.values.tolist() for block in blocks] == [
         *([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]], [[3.0], [0.0]], [[3.25, 0.0], [0.0, 1.0]], [[0.0], [0.0]])
     ]
-
-
-def test_artefacts_without_indicators_of_vectors_are_what_they_were() -> None:
-    """The state and the fingerprint that the version before indicators wrote."""
-    state = {"name": "v", "expression": "v", "size": 2, "loadings": [], "centre": [], "explained": None}
-    older = {"format_version": 1, "fitted": {}, "features": [{**state, "kind": "vector"}]}
-    held = Encoder.from_dict(older)
-    assert held.transform_row({})["dense"] == [] and held.inputs.numbers == ()
-    written = json.loads(json.dumps(held.as_dict()))
-    assert written == {**older, "inputs": held.inputs.as_dict() | {"numbers": []}}
-    assert indicated().as_dict()["format_version"] == 2  # which an older version refuses by that number
 
 
 @pytest.mark.spark

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.encoders import current, keep
 from helpers.impressions_table import vocabulary
 from sie_spark.features.encoder import Encoder
 from sie_spark.features.erase import erase_value
@@ -28,11 +29,11 @@ def test_a_value_leaves_inline_and_side_vocabularies(tmp_path: Path) -> None:
         Vocabulary(4, None, f"vocabulary/{folder.name}", str(tmp_path / "encoders")),
     )
     features = tuple(Category(name, name, "string", ids) for name, ids in (("near", inline), ("far", side)))
-    fingerprint, _ = Encoder(features).save(root)
+    fingerprint, _ = keep(Encoder(features), root)
 
     assert erase_value(root, "nobody") == []
     assert erase_value(root, "bob") == [fingerprint]
-    held = Encoder.current(root)
+    held = current(root)
     assert held is not None
     for value, identifier in (("ann", 1), ("bob", 0), ("cy", 3)):
         assert held.transform_row({"near": value, "far": value})["cat"] == [identifier] * 2
@@ -44,7 +45,7 @@ def test_a_value_leaves_inline_and_side_vocabularies(tmp_path: Path) -> None:
 
 def test_an_artefact_is_the_one_that_was_left(tmp_path: Path) -> None:
     root = Root(tmp_path)
-    _, path = Encoder((Category("c", "c", "string", Vocabulary(4, ("ann", "bob", "cy"))),)).save(root)
+    _, path = keep(Encoder((Category("c", "c", "string", Vocabulary(4, ("ann", "bob", "cy"))),)), root)
     file = Path(path)
     for name in ("bob", "cy"):
         assert erase_value(root, name)

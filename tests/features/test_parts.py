@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from helpers.encoders import current
 from helpers.impressions_table import FEATURES, START, rows, settings, store
 from sie_spark.features import encode
 from sie_spark.features.encode import Labels
-from sie_spark.features.encoder import Encoder
 
 PLAIN = [feature for feature in FEATURES if feature["kind"] in ("category", "number")]
 
@@ -51,7 +51,7 @@ def test_a_run_killed_before_its_details_is_run_again(make_context: Any) -> None
     store(ctx, rows(80))
     first = encode.run(ctx)
     part = make_context({**settings(features=PLAIN), "run": {"date_from": str(START.date())}})
-    made = Encoder.current(ctx.root)
+    made = current(ctx.root)
     assert made is not None
     same = made.fitted["settings"]
     assert encode._reusable(part, same) is not None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
+from helpers.encoders import current
 from helpers.impressions_table import FEATURES, rows, settings, store
 from sie_spark.features import encode
 from sie_spark.features.blocks import Block
@@ -122,7 +123,7 @@ def test_the_stage_drops_and_reports(make_context) -> None:  # type: ignore[no-u
     ctx = make_context(settings(features=features, selection=chosen))
     store(ctx, data)
     report = encode.run(ctx).details["selection"]
-    encoder = Encoder.current(ctx.root)
+    encoder = current(ctx.root)
     assert encoder is not None
     left = [feature.name for feature in encoder.features]
     assert "tags" in left

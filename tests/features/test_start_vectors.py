@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.encoders import current
 from helpers.impressions_table import rows, settings, store
 from sie_spark.features import encode
-from sie_spark.features.encoder import Encoder
 from sie_spark.features.resolve import backed_off
 from sie_spark.features.start_vectors import factorise, load_start_vectors
 from sie_spark.platform.errors import ConfigError, DataError
@@ -48,7 +48,7 @@ def test_users_of_one_taste_start_close(make_context, monkeypatch) -> None:  # t
     ctx = make_context(settings(features=FEATURES, start_vectors=VECTORS))
     store(ctx, data)
     details = encode.run(ctx).details
-    vectors, encoder = load_start_vectors(ctx.root), Encoder.current(ctx.root)
+    vectors, encoder = load_start_vectors(ctx.root), current(ctx.root)
     assert encoder is not None
     assert details["start_vectors"]["users"] == 30
     for feature in encoder.features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -44,10 +45,14 @@ def every_model() -> list[str]:
     return sorted(MODELS)
 
 
+ALL = {"wide": True, "number_bins": 3, "normalise": True}
+
+
+@pytest.mark.parametrize("parts", [{}, ALL], ids=["plain", "all parts"])
 @pytest.mark.parametrize("name", every_model())
-def test_every_model_is_exact(name: str) -> None:
+def test_every_model_is_exact(name: str, parts: dict[str, Any]) -> None:
     torch.manual_seed(len(name))
-    model = build_model(Model(name=name, embedding_dim=4, hidden=[8, 5]), SPEC, seed=1)
+    model = build_model(Model(name=name, embedding_dim=4, hidden=[8, 5], **parts), SPEC, seed=1)
     for p in model.parameters():
         nn.init.normal_(p, std=0.5)
     twin = copy.deepcopy(model)

@@ -47,19 +47,23 @@ def settings(**sections: Any) -> dict[str, Any]:
             "features": [{"column": "price", "kind": "number"}],
         },
         "model": {"name": "dcnv2", "embedding_dim": 4, "hidden": [16], "cross_layers": 1},
-        "training": {"distributed": False, "batch_size": 512, "learning_rate": 0.01, "min_steps": 0},
+        "training": {"distributed": False, "batch_size": 512, "learning_rate": 0.01, "tune": "off"},
+        "evaluation": {"yardstick_rows": 0},
     }
     for name, values in sections.items():
         base[name] = {**base.get(name, {}), **values}
     return base
 
 
-def write_samples(ctx: Context, frame: pd.DataFrame, *, test_rows: int = 0, files: int = 2) -> None:
-    """``samples``, ``impressions`` and the encoder pointer under the context's root."""
+def write_samples(
+    ctx: Context, frame: pd.DataFrame, *, validation_rows: int = 0, test_rows: int = 0, files: int = 2
+) -> None:
+    """``samples``, ``impressions`` and the encoder pointer under the context's root; the last rows are test rows."""
     from pyspark.sql import functions as F
 
     frame = frame.copy()
-    frame["split"] = ["train"] * (len(frame) - test_rows) + ["test"] * test_rows
+    train = len(frame) - validation_rows - test_rows
+    frame["split"] = ["train"] * train + ["validation"] * validation_rows + ["test"] * test_rows
     for name in ("cat", "dense"):
         frame[name] = [list(map(float if name == "dense" else int, value)) for value in frame[name]]
     schema = (

@@ -78,12 +78,14 @@ def rows(count: int = 400, *, seed: int = 5, days: int = 4) -> list[dict[str, An
 
 
 def settings(**dataset: Any) -> dict[str, Any]:
-    """A configuration around FEATURES."""
+    """A configuration around FEATURES; without a validation part unless ``split`` asks for one."""
+    split = {"validation_fraction": 0, **dataset.pop("split", {})}
     return {
         "dataset": {
             "name": "small",
             "columns": {"event_ts": "ts", "event_type": "type"},
             "features": FEATURES,
+            "split": split,
             **dataset,
         }
     }

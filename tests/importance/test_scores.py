@@ -20,13 +20,13 @@ from helpers.encoded_samples import SPEC, planted_rows, settings, write_samples
 from sie_spark.gradients import Engine, Norms, UnsupportedParameter
 from sie_spark.importance import SCORERS, Given, ModelRef
 from sie_spark.importance.artefacts import digests
-from sie_spark.importance.contracts import REFERENCE, Accumulator, Fit, state_from_bytes, state_to_bytes
+from sie_spark.importance.contracts import Accumulator, Fit, state_from_bytes, state_to_bytes
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.plan import make_plan
 from sie_spark.importance.worker import FitRows, Loaded, Pass, ScoreRows, build_engine, joined, look
 from sie_spark.models import Batch, build_model
 from sie_spark.models.cache import CACHE
-from sie_spark.models.store import load_model, save_model
+from sie_spark.models.store import PILOT, REFERENCE, load_model, save_model
 from sie_spark.platform.config import Model
 from sie_spark.platform.errors import ConfigError, DataError, ModelError, StageOrderError
 from sie_spark.platform.root import Root
@@ -34,7 +34,7 @@ from sie_spark.platform.root import Root
 LATE = f"{REFERENCE}@1"
 KNOWN = {
     name: ModelRef(name, "", "", rate)
-    for name, rate in ((REFERENCE, 0.0), (LATE, 0.01), (f"{REFERENCE}@2", 0.005))
+    for name, rate in ((PILOT, 0.0), (REFERENCE, 0.0), (LATE, 0.01), (f"{REFERENCE}@2", 0.005))
 }
 ALL = sorted(SCORERS)
 SETTINGS = Model(embedding_dim=4, hidden=[8], cross_layers=1)
@@ -124,7 +124,7 @@ def test_gradient_scores_equal_a_backward_a_row(name: str) -> None:
             model: sum(float((g * v).sum()) for g, v in zip(by_model[model], directions[model], strict=True))
             for model in models
         }
-        norm = sum(float(g.square().sum()) for g in by_model[REFERENCE]) ** 0.5
+        norm = sum(float(g.square().sum()) for g in by_model[PILOT]) ** 0.5
         assert found["grad_norm"][row] == pytest.approx(norm, rel=1e-4)
         assert found["gradient_dot"][row] == pytest.approx(dots[REFERENCE], rel=1e-3, abs=1e-6)
         tracin = sum(KNOWN[model].learning_rate * dots[model] for model in models)
@@ -132,7 +132,7 @@ def test_gradient_scores_equal_a_backward_a_row(name: str) -> None:
     bce = functional.binary_cross_entropy_with_logits
     batch = batch_of()
     norms = Norms()
-    squared = Engine(models[REFERENCE])(
+    squared = Engine(models[PILOT])(
         batch.inputs, lambda logit: bce(logit, batch.label, reduction="none"), norms
     )[norms.key]
     np.testing.assert_allclose(found["grad_norm"], squared.sqrt().numpy(), rtol=1e-4)
@@ -163,7 +163,7 @@ def test_a_helpful_row_lowers_validation_loss() -> None:
 
 def test_cheap_scores() -> None:
     model, batch = fresh(), batch_of()
-    found = scored({REFERENCE: model}, ["error", "loss", "entropy", "margin"])
+    found = scored({PILOT: model}, ["error", "loss", "entropy", "margin"])
     with torch.no_grad():
         p, y = torch.sigmoid(model(**batch.inputs)).numpy(), batch.label.numpy()
     np.testing.assert_allclose(found["error"], np.abs(p - y), rtol=1e-5)
@@ -226,7 +226,7 @@ def test_plan_orders_fits_and_knows_when_no_gradient_is_needed() -> None:
     plan = make_plan([Reads(), Reads()], KNOWN)
     assert [[fit.key for fit in level] for level in plan.levels] == [["base"], ["above"]]
     forward = make_plan([SCORERS[name] for name in ("loss", "entropy")], KNOWN)
-    assert not forward.gradient and forward.levels == () and forward.models(KNOWN) == (REFERENCE,)
+    assert not forward.gradient and forward.levels == () and forward.models(KNOWN) == (PILOT,)
     assert forward.rows(KNOWN, {})[-1][3] == "forward"
     both = make_plan([SCORERS[name] for name in ("gradient_dot", "tracin")], KNOWN)
     assert len(both.levels) == 1 and len(both.levels[0]) == 3 and both.gradient
@@ -254,21 +254,21 @@ def record_batch(rows: int) -> pa.RecordBatch:
 
 def saved(root: Path) -> tuple[str, str]:
     model = build_model(SETTINGS, SPEC, seed=0)
-    uri = save_model(Root(root), model, arm="reference", fingerprint="f", settings=SETTINGS, inputs=SPEC)
+    uri = save_model(Root(root), model, arm="pilot", fingerprint="f", settings=SETTINGS, inputs=SPEC)
     return uri, hashlib.sha256(Path(uri).read_bytes()).hexdigest()
 
 
 def shared_of(root: Path, *, micro_batch: int = 7, artefacts: tuple[Any, ...] = ()) -> Pass:
     uri, digest = saved(root)
-    reference = ModelRef(REFERENCE, uri, digest)
-    return Pass((reference,), (reference,), artefacts, micro_batch)
+    pilot, reference = ModelRef(PILOT, uri, digest), ModelRef(REFERENCE, uri, digest)
+    return Pass((pilot,), (pilot, reference), artefacts, micro_batch)
 
 
 NAMES = ("loss", "grad_norm", "margin")
 
 
 def test_worker_function(tmp_path: Path) -> None:
-    function = ScoreRows(shared_of(tmp_path), NAMES, REFERENCE)
+    function = ScoreRows(shared_of(tmp_path), NAMES, PILOT)
     before = CACHE.reads
     whole = record_batch(50)
     out = list(function(iter([whole, whole.slice(0, 0), whole.slice(10, 15)])))
@@ -276,7 +276,7 @@ def test_worker_function(tmp_path: Path) -> None:
     assert out[0].schema.names == [*whole.schema.names, "p", *(f"score_{name}" for name in NAMES)]
     assert list(function(iter([]))) == []
     # micro-batches change nothing; the model was read once
-    one = next(iter(ScoreRows(shared_of(tmp_path, micro_batch=1000), NAMES, REFERENCE)(iter([whole]))))
+    one = next(iter(ScoreRows(shared_of(tmp_path, micro_batch=1000), NAMES, PILOT)(iter([whole]))))
     for name in function.columns:
         np.testing.assert_allclose(out[0][name].to_numpy(), one[name].to_numpy(), rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(out[2][name].to_numpy(), one[name].to_numpy()[10:25], rtol=1e-5, atol=1e-7)
@@ -285,7 +285,10 @@ def test_worker_function(tmp_path: Path) -> None:
 
 def test_fits_leave_a_state_a_partition(tmp_path: Path) -> None:
     """Outside Spark the partition is 0; its file holds the sums of its rows."""
-    function = FitRows(shared_of(tmp_path), (ValidationGradient(),), str(tmp_path), ("artefacts", "parts"))
+    shared = shared_of(tmp_path)
+    function = FitRows(
+        replace(shared, models=shared.known), (ValidationGradient(),), str(tmp_path), ("artefacts", "parts")
+    )
     assert list(function(iter([]))) == []
     (written,) = function(iter([record_batch(20), record_batch(10)]))
     state = state_from_bytes(Path(written["path"][0].as_py()).read_bytes())
@@ -296,7 +299,7 @@ def test_worker_refuses_other_bytes(tmp_path: Path) -> None:
     shared = shared_of(tmp_path)
     other = replace(shared, models=(replace(shared.models[0], digest="0" * 64),))
     with pytest.raises(ModelError, match="changed while"):
-        list(ScoreRows(other, NAMES, REFERENCE)(iter([record_batch(3)])))
+        list(ScoreRows(other, NAMES, PILOT)(iter([record_batch(3)])))
 
 
 class Raw(nn.Module):
@@ -316,7 +319,7 @@ def test_uncovered_parameters_are_named_and_may_be_materialised() -> None:
     assert isinstance(caught.value, ModelError) and "importance.materialise" in caught.value.remedy
     model, batch = Raw(), batch_of()
     chosen, given = SCORERS["logit_grad_norm"], Given(KNOWN)
-    loaded = {REFERENCE: Loaded(model, SPEC, build_engine(model, ("scale",)))}
+    loaded = {PILOT: Loaded(model, SPEC, build_engine(model, ("scale",)))}
     found = chosen.score(look(loaded, batch, chosen.quantities(given)), given)
     np.testing.assert_allclose(found.numpy(), batch.inputs["dense"].norm(dim=1).numpy(), rtol=1e-5)
 
@@ -335,9 +338,7 @@ class RunningTotal(nn.Module):
 def test_a_model_that_reads_other_rows_is_not_scored() -> None:
     model, chosen = RunningTotal(), SCORERS["grad_norm"]
     with pytest.raises(ModelError, match="sample 20 of 40 .* samples are not independent.*'linear'"):
-        look(
-            {REFERENCE: Loaded(model, SPEC, build_engine(model))}, batch_of(), chosen.quantities(Given(KNOWN))
-        )
+        look({PILOT: Loaded(model, SPEC, build_engine(model))}, batch_of(), chosen.quantities(Given(KNOWN)))
 
 
 def test_a_score_that_is_not_finite_names_its_sample(tmp_path: Path) -> None:
@@ -346,7 +347,7 @@ def test_a_score_that_is_not_finite_names_its_sample(tmp_path: Path) -> None:
     dense[3][0] = float("inf")
     broken = rows.set_column(3, "dense", pa.array(dense, pa.list_(pa.float32())))
     with pytest.raises(ModelError, match="sample 3"):
-        list(ScoreRows(shared_of(tmp_path), NAMES, REFERENCE)(iter([broken])))
+        list(ScoreRows(shared_of(tmp_path), NAMES, PILOT)(iter([broken])))
 
 
 @pytest.mark.spark
@@ -369,9 +370,9 @@ def test_stage(make_context: Any) -> None:
         "score_grad_norm",
         "cat",
     }
-    assert rows.where("split <> 'train'").isEmpty()
+    assert rows.where("split = 'test'").isEmpty()
     # the stored scores are those of the stored model
-    model, spec = load_model(require_model(context.root, "reference").path)
+    model, spec = load_model(require_model(context.root, "pilot").path)
     table = rows.limit(200).toArrow()
     with torch.no_grad():
         p = torch.sigmoid(model(**Batch.from_arrow(table, spec).inputs)).numpy()
@@ -433,10 +434,8 @@ def test_scores_against_the_validation_part(make_context: Any) -> None:
         "kept: gradient_dot, tracin"
     ]
     table = context.catalog.read("scores").toPandas().set_index("sample_id")
-    known = score.known_models(
-        context.root, score.require_model(context.root, REFERENCE), context.config.training
-    )
-    assert [model.learning_rate for model in known.values()] == pytest.approx([0.0, 0.0075, 0.0025])
+    known = score.known_models(context, score.require_model(context.root, PILOT), context.config.training)
+    assert [model.learning_rate for model in known.values()] == pytest.approx([0.0, 0.0, 0.0075, 0.0025])
     spec_rows = Batch.from_arrow(
         context.catalog.read("samples").where("split = 'validation'").toArrow(), SPEC
     )
@@ -468,7 +467,7 @@ def test_a_model_of_another_encoder_does_not_score(make_context: Any) -> None:
     context = make_context(settings(model={"name": "lr"}))
     write_samples(context, planted_rows(800))
     train.run(context)
-    found = current_model(context.root, "reference")
+    found = current_model(context.root, "pilot")
     assert found is not None and found.encoder == "planted"
     other = json.dumps({"fingerprint": "other", "path": "x"}).encode()
     context.root.write_bytes(other, "encoders", "current.json")

@@ -7,6 +7,7 @@ import torch
 from sie_spark.gradients import Engine, Norms
 from sie_spark.models import MODELS, Batch, build_model
 from sie_spark.models.inputs import start_embeddings
+from sie_spark.models.layers import PiecewiseLinear
 from sie_spark.platform.config import Model
 from sie_spark.platform.errors import ConfigError, DataError, ModelError
 from sie_spark.platform.inputs import InputSpec
@@ -169,3 +170,25 @@ def test_start_vectors_that_fit_nothing_are_refused() -> None:
         start_embeddings(model, {"item": torch.zeros(5, 4)})
     with pytest.raises(ModelError, match="no InputLayer with embeddings"):
         start_embeddings(torch.nn.Linear(2, 1), {"item": torch.zeros(20, 4)})
+
+
+def test_numbers_in_pieces_follow_any_piecewise_line() -> None:
+    dense = torch.linspace(-3, 3, 601).unsqueeze(1)
+    layer = PiecewiseLinear(1, 4)
+    layer.find_edges(torch.tensor([[-2.0], [-1.0], [0.0], [1.0], [2.0]]))
+    pieces = layer(dense)
+    assert pieces.shape == (601, 4) and float(pieces.min()) == 0.0 and float(pieces.max()) == 1.0
+    wanted = torch.relu(dense + 1) - 3 * torch.relu(dense)  # bends at two edges
+    inside = dense.abs().squeeze() <= 2
+    design = torch.cat([pieces, torch.ones(601, 1)], dim=1)[inside]
+    solution = torch.linalg.lstsq(design, wanted[inside]).solution
+    torch.testing.assert_close(design @ solution, wanted[inside], atol=1e-4, rtol=0)
+
+
+def test_a_number_that_is_nearly_always_one_value_becomes_a_step() -> None:
+    layer = PiecewiseLinear(2, 3)
+    layer.find_edges(torch.tensor([[0.0, 5.0]] * 99 + [[1.0, 5.0]]))
+    found = layer(torch.tensor([[0.0, 5.0], [1.0, 6.0], [-1.0, 4.0]]))
+    assert torch.isfinite(found).all()
+    assert found[0].tolist() == [0.0] * 6 and found[2].tolist() == [0.0] * 6
+    assert found[1].tolist() == [1.0] * 6

@@ -132,7 +132,7 @@ def test_dates_are_iso_dates(file: Path, setting: str) -> None:
         ("dataset.rules=[{colum: a, check: required}]", "dataset.rules.0.colum", "did you mean 'column'?"),
         ("trainig.epochs=1", "trainig", "did you mean 'training'?"),
         ("columns={label: y}", "unknown setting 'columns'", "'columns' belongs under 'dataset:'"),
-        ("epochs=3", "unknown setting 'epochs'", "under 'pilot:' or 'training:'"),
+        ("epochs=3", "unknown setting 'epochs'", "under 'training:'"),
         ("training.epochs=0", "training.epochs", "correct 'training.epochs'"),
         ("training.epochs=many", "got 'many'", "correct 'training.epochs'"),
         ("no-equals", "not of the form", "write --set"),

@@ -14,7 +14,7 @@ from sie_spark.report.summaries import edges, importance
 
 pytestmark = pytest.mark.spark
 SCORES = "sample_id bigint, label double, position int, score_grad_norm double, event_date string"
-SCHEMA = {"scores": SCORES, "training_set": f"{SCORES}, arm string, pi double"}
+SCHEMA = {"scores": SCORES, "training_set": f"{SCORES}, arm string, pi double, split string"}
 
 
 def test_importance_and_the_stage(make_context: Any) -> None:
@@ -33,7 +33,7 @@ def test_importance_and_the_stage(make_context: Any) -> None:
     )
     rows.loc[0, "score_grad_norm"] = 0.0
     rows.position = rows.position.astype("Int32").mask(rng.random(500) < 0.3)  # where a list is not known
-    kept = rows[rows.score_grad_norm > 0.2].assign(arm="weighted", pi=1.0)
+    kept = rows[rows.score_grad_norm > 0.2].assign(arm="weighted", pi=1.0, split="train")
     for frame, table in ((rows, "scores"), (kept, "training_set")):
         given = ctx.spark.createDataFrame(
             frame.astype({"position": object}).where(frame.notna(), None), SCHEMA[table]

@@ -21,33 +21,26 @@ from torch import Tensor, nn
 from helpers.encoded_samples import SPEC, planted_rows
 from helpers.sample_files import small_manifest, table_of, write_files
 from sie_spark.models import Batch, build_model
-from sie_spark.models.store import SavedModel, kept_epochs, load_model
+from sie_spark.models.store import kept_epochs, load_model
 from sie_spark.platform.config import Model, Training
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import Root
 from sie_spark.training import distributed, job
 from sie_spark.training.feed import Feed
+from sie_spark.training.intercept import set_output_bias
 from sie_spark.training.job import Job, run_rank
-from sie_spark.training.loop import (
-    Stopped,
-    batch_needed,
-    epochs_needed,
-    fit,
-    rate_factor,
-    set_output_bias,
-    weighted_loss,
-)
+from sie_spark.training.loop import Stopped, fit, rate_factor, weighted_loss
 from sie_spark.training.manifest import Manifest
 
 MODEL = Model(name="dcnv2", embedding_dim=4, hidden=[8], cross_layers=1, dropout=0.1)
-SETTINGS = Training(epochs=2, min_steps=0, batch_size=256, learning_rate=0.01)
+SETTINGS = Training(epochs=2, batch_size=256, learning_rate=0.01)
 
 
 def fitted(manifest: Manifest, settings: Training = SETTINGS, **options: Any) -> tuple[nn.Module, Any]:
     model = build_model(MODEL, SPEC, seed=1)
     feed = Feed(manifest, SPEC, batch_size=settings.batch_size, seed=settings.seed, shuffle_rows=2000)
-    return model, fit(model, feed, settings, epochs=settings.epochs, **options)
+    return model, fit(model, feed, settings, **options)
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -115,17 +108,16 @@ def test_bias_starts_at_the_target(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lr", "fm"])
 def test_few_small_updates_do_not_end_below_a_constant(tmp_path: Path, name: str) -> None:
-    """Default settings, few rows: what the start values say must not outlast the fit, whatever the seed."""
+    """Few rows: what the start values say must not outlast the fit, whatever the seed."""
     train, test = planted_rows(2000, seed=1), planted_rows(4000, seed=2)
     manifest = write_files(tmp_path, train, [2000])
-    settings = Training()
-    batch = batch_needed(settings, len(train))
+    settings = Training(batch_size=64, epochs=7)
     held_out = Batch.from_arrow(table_of(test), SPEC)
     for seed in range(6):
         model = build_model(Model(name=name), SPEC, seed=seed)
-        feed = Feed(manifest, SPEC, batch_size=batch, seed=seed, shuffle_rows=2000)
+        feed = Feed(manifest, SPEC, batch_size=64, seed=seed, shuffle_rows=2000)
         set_output_bias(model, held_out, float(np.log(train.label.mean() / (1 - train.label.mean()))))
-        fit(model, feed, settings, epochs=epochs_needed(settings, feed.steps))
+        fit(model, feed, settings)
         with torch.no_grad():
             logit = model(**held_out.inputs).double().numpy()
         label = test.label.to_numpy(float)
@@ -157,21 +149,35 @@ def test_a_loss_that_explodes_is_named(tmp_path: Path) -> None:
         fitted(manifest)
 
 
-def test_small_subsets_get_smaller_batches_then_more_epochs() -> None:
-    settings = Training(epochs=1, batch_size=512, min_steps=200)
-    assert batch_needed(settings, 25_000) == 64  # 195 steps at 128 would be too few
-    assert batch_needed(settings, 30_000) == 128
-    assert batch_needed(settings, 25_000, epochs=2) == 128
-    assert batch_needed(settings, 1_000_000) == 512
-    assert batch_needed(settings, 500) == 64
-    assert batch_needed(Training(batch_size=32, min_steps=10), 5) == 32
+class Judged:
+    """Says planned losses, and what the model's weights were then."""
+
+    def __init__(self, losses: list[float]) -> None:
+        self.losses, self.seen = losses, list[Tensor]()
+
+    def __call__(self, model: nn.Module) -> float:
+        self.seen.append(weights(model).clone())
+        return self.losses[len(self.seen) - 1]
 
 
-def test_small_subsets_get_their_steps() -> None:
-    settings = Training(epochs=1, min_steps=100)
-    assert epochs_needed(settings, 30) == 4
-    assert epochs_needed(settings, 200) == 1
-    assert epochs_needed(settings, 200, epochs=3) == 3
+def test_a_judged_fit_ends_early_and_leaves_the_best_epochs_model(tmp_path: Path) -> None:
+    manifest, settings = small_manifest(tmp_path, rows=1500), SETTINGS.model_copy(update={"epochs": 9})
+    judge = Judged([0.5, 0.3, 0.4, 0.35, 0.1, 0.1, 0.1, 0.1, 0.1])
+    model, history = fitted(manifest, settings.model_copy(update={"patience": 2}), judge=judge)
+    assert (history.epochs, history.best_epoch, history.validation) == (4, 2, [0.5, 0.3, 0.4, 0.35])
+    assert torch.equal(weights(model), judge.seen[1])
+
+
+def test_a_judged_fit_that_is_stopped_goes_on_with_its_best(tmp_path: Path) -> None:
+    manifest, settings = small_manifest(tmp_path, rows=1500), SETTINGS.model_copy(update={"epochs": 4})
+    losses = [0.2, 0.5, 0.4, 0.3]
+    whole, _ = fitted(manifest, settings.model_copy(update={"patience": 9}), judge=Judged(losses))
+    states: list[dict[str, Any]] = []
+    patient = settings.model_copy(update={"patience": 9})
+    fitted(manifest, patient, judge=Judged(losses), save=lambda s: states.append(through_disk(s)))
+    resumed, history = fitted(manifest, patient, judge=Judged(losses[2:]), state=states[1])
+    assert history.best_epoch == 1 and history.validation == losses
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_linear_schedule_ends_at_nothing() -> None:
@@ -254,8 +260,8 @@ def test_models_of_chosen_epochs_are_kept(tmp_path: Path) -> None:
     run_rank(job_of(tmp_path / "three", manifest, **settings), distributed=False)
     run_rank(job_of(tmp_path / "one", manifest, **{**settings, "epochs": 1}), distributed=False)
     root = Root(tmp_path / "three")
-    saved = SavedModel("full", "f", root.path("models", "full", "f", "model.pt"), {})
-    kept = {epoch: load_model(path)[0].state_dict() for epoch, path in kept_epochs(root, saved).items()}
+    path = root.path("models", "full", "f", "model.pt")
+    kept = {epoch: load_model(path)[0].state_dict() for epoch, path in kept_epochs(root, path).items()}
     assert list(kept) == [1, 3]
     for epoch, expected in ((1, state_dict(tmp_path / "one")), (3, state_dict(tmp_path / "three"))):
         for name, value in expected.items():

@@ -123,7 +123,9 @@ def test_reference_with_two_ranks_then_skipped_then_full_is_the_same_model(
         settings(training={"distributed": False, "processes": 2, "epochs": 3}), root=tmp_path / "b"
     )
     write_samples(alone, planted_rows(4000), test_rows=500)
-    assert train.run(alone).metrics["pilot_loss"] == pytest.approx(result.metrics["pilot_loss"], rel=1e-4)
+    assert train.run(alone).metrics["reference_loss"] == pytest.approx(
+        result.metrics["reference_loss"], rel=1e-4
+    )
 
     rows = split_rows(context, 0, "train")
     from pyspark.sql import functions as F

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.encoders import current, keep
 from helpers.logs import START, event, rows, settings, write
 from helpers.pseudonyms import KEY, expected_pseudonym
 from sie_spark.features.encoder import Encoder
@@ -39,13 +40,13 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     ctx.catalog.replace(ids.selectExpr("*", "'train' AS split"), "samples", fingerprint="x", job="encode")
     ctx.root.write_bytes(b'{"fingerprint": "abc"}', "models", "reference", "current.json")
     people = Vocabulary(3, (expected_pseudonym("Diotima"), expected_pseudonym("Xanthippe")))
-    encoder, _ = Encoder((Category("user_id", "user_id", "string", people),)).save(ctx.root)
+    encoder, _ = keep(Encoder((Category("user_id", "user_id", "string", people),)), ctx.root)
 
     result = forget.run(ctx, user="Xanthippe", at_once=True)
     counts = {"quarantine": 2, "daily_counts": 3}  # of their dates all: a value can be theirs alone
     assert result.details["removed"] == {"samples": 1, "impressions": 1, "events": 1, **counts}
     assert result.details["vocabularies"] == [encoder]
-    held = Encoder.current(ctx.root)
+    held = current(ctx.root)
     assert held is not None and expected_pseudonym("Xanthippe") not in json.dumps(held.as_dict())
     assert [
         held.transform_row({"user_id": expected_pseudonym(n)})["cat"] for n in ("Diotima", "Xanthippe")
@@ -56,13 +57,13 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     for table, left in kept.items():
         frame = ctx.catalog.read(table)
         assert frame.count() == left == Catalog(spark, ctx.root).ref(table).rows
-        current = {Path(file.split(":", 1)[-1]).name for file in frame.inputFiles()}
+        listed = {Path(file.split(":", 1)[-1]).name for file in frame.inputFiles()}
         on_disk = {
             file.name
             for file in Path(ctx.catalog.path(table)).rglob("*.parquet")
             if "_delta_log" not in str(file)
         }
-        assert on_disk == current  # no older file holds them
+        assert on_disk == listed  # no older file holds them
         history = json.dumps(
             [str(row) for row in rows(spark.sql(f"DESCRIBE HISTORY {ctx.catalog.sql_name(table)}"))]
         )
@@ -89,7 +90,7 @@ def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypa
     ctx = make_context(settings(log))
     ingest.run(ctx)
     people = Vocabulary(3, (expected_pseudonym("Diotima"), expected_pseudonym("Xanthippe")))
-    Encoder((Category("user_id", "user_id", "string", people),)).save(ctx.root)
+    keep(Encoder((Category("user_id", "user_id", "string", people),)), ctx.root)
     ctx.root.write_bytes(b"{}", "_staging", "abandoned.json")  # a batch that was never published
     landed = ctx.catalog.read("events").selectExpr(
         "event_id", "event_date", "user_id", "'' AS record", "'' AS unparsed"
@@ -109,7 +110,7 @@ def test_forgetting_is_killed_and_goes_on(make_context, tmp_path: Path, monkeypa
     commits = ctx.spark.sql(f"DESCRIBE HISTORY {ctx.catalog.sql_name('events')}").where("operation = 'MERGE'")
     newest = commits.orderBy("version", ascending=False).first()
     assert "2024-03-01" in newest["operationParameters"]["predicate"]  # other dates are not looked at
-    held = Encoder.current(ctx.root)
+    held = current(ctx.root)
     assert held is not None and expected_pseudonym("Xanthippe") not in json.dumps(held.as_dict())
     files = [file for file in Path(ctx.root.uri).rglob("*") if file.is_file()]
     assert not [file for file in files if file.name == "abandoned.json"]

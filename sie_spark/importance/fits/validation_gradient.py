@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from sie_spark.importance.contracts import REFERENCE, Accumulator, Fit, Given, Seen, State
+from sie_spark.importance.contracts import Accumulator, Fit, Given, Seen, State
 from sie_spark.models.objective import BINARY, one_logit_a_row
+from sie_spark.models.store import REFERENCE
 
 ROWS = "rows"
 

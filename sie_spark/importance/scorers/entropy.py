@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.contracts import Given, Scorer, Seen
 from sie_spark.importance.registry import register_scorer
+from sie_spark.models.store import PILOT
 
 
 @register_scorer
@@ -20,5 +21,5 @@ class Entropy(Scorer):
 
     def score(self, seen: Seen, given: Given) -> Tensor:
         """Nats, [N], between 0 and log 2."""
-        g, p = seen.logits[REFERENCE], seen.probability()
+        g, p = seen.logits[PILOT], seen.probability(PILOT)
         return p * functional.softplus(-g) + (1 - p) * functional.softplus(g)

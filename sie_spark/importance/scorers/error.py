@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sie_spark.importance.contracts import Given, Scorer, Seen
 from sie_spark.importance.registry import register_scorer
+from sie_spark.models.store import PILOT
 
 
 @register_scorer
@@ -19,4 +20,4 @@ class Error(Scorer):
 
     def score(self, seen: Seen, given: Given) -> Tensor:
         """In [0, 1], [N]."""
-        return seen.slope().abs()
+        return seen.slope(PILOT).abs()

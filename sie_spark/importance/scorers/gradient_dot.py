@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from sie_spark.gradients import Dots, Quantity
-from sie_spark.importance.contracts import REFERENCE, Fit, Given, ModelRef, Scorer, Seen, tensors
+from sie_spark.importance.contracts import Fit, Given, ModelRef, Scorer, Seen, needed, tensors
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.registry import register_scorer
+from sie_spark.models.store import REFERENCE
 
 FIT = ValidationGradient()
 
 
 @register_scorer
 class GradientDot(Scorer):
-    """``<d loss_i / d theta, v>`` with v the gradient of the mean validation loss, both of the reference model."""
+    """``<d loss_i / d theta, v>`` with v the gradient of the mean validation loss, both of the reference before its refit.
+
+    It has not seen the validation rows then; after the refit their mean gradient is near nothing.
+    """
 
     name = "gradient_dot"
     version = 1
@@ -24,6 +28,10 @@ class GradientDot(Scorer):
     uses_label = True
     signed = True
     gradient = True
+
+    def models(self, known: Mapping[str, ModelRef]) -> tuple[str, ...]:
+        """The reference."""
+        return (needed(REFERENCE, known, self.name),)
 
     def fits(self, known: Mapping[str, ModelRef]) -> tuple[Fit, ...]:
         """The direction."""
@@ -35,4 +43,4 @@ class GradientDot(Scorer):
 
     def score(self, seen: Seen, given: Given) -> Tensor:
         """Loss per unit of learning rate, [N]; positive where the row helps."""
-        return seen.slope() * seen.measured[REFERENCE][FIT.key][:, 0]
+        return seen.slope(REFERENCE) * seen.measured[REFERENCE][FIT.key][:, 0]

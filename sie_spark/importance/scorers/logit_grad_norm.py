@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from sie_spark.gradients import Norms, Quantity
-from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.contracts import Given, Scorer, Seen
 from sie_spark.importance.registry import register_scorer
+from sie_spark.models.store import PILOT
 
 NORMS = Norms()
 
@@ -23,8 +24,8 @@ class LogitGradNorm(Scorer):
 
     def quantities(self, given: Given) -> dict[str, tuple[Quantity, ...]]:
         """The squared norm over all parameters."""
-        return {REFERENCE: (NORMS,)}
+        return {PILOT: (NORMS,)}
 
     def score(self, seen: Seen, given: Given) -> Tensor:
         """At least 0, [N]."""
-        return seen.measured[REFERENCE][NORMS.key].sqrt()
+        return seen.measured[PILOT][NORMS.key].sqrt()

@@ -1,12 +1,13 @@
-"""Log-loss of the label under the reference model: the baseline of every claim, never a weight by itself."""
+"""Log-loss of the label under the pilot: the baseline of every claim, never a weight by itself."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional
 
-from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.contracts import Given, Scorer, Seen
 from sie_spark.importance.registry import register_scorer
+from sie_spark.models.store import PILOT
 
 
 @register_scorer
@@ -21,5 +22,5 @@ class Loss(Scorer):
     def score(self, seen: Seen, given: Given) -> Tensor:
         """Nats, [N], at least 0."""
         return functional.binary_cross_entropy_with_logits(
-            seen.logits[REFERENCE], seen.batch.label, reduction="none"
+            seen.logits[PILOT], seen.batch.label, reduction="none"
         )

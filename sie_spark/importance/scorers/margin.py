@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sie_spark.importance.contracts import REFERENCE, Given, Scorer, Seen
+from sie_spark.importance.contracts import Given, Scorer, Seen
 from sie_spark.importance.registry import register_scorer
+from sie_spark.models.store import PILOT
 
 
 @register_scorer
@@ -20,4 +21,4 @@ class Margin(Scorer):
 
     def score(self, seen: Seen, given: Given) -> Tensor:
         """Logits, [N]; negative when the right side is predicted."""
-        return (1 - 2 * seen.batch.label) * seen.logits[REFERENCE]
+        return (1 - 2 * seen.batch.label) * seen.logits[PILOT]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from sie_spark.gradients import Dots, Quantity
-from sie_spark.importance.contracts import REFERENCE, Fit, Given, ModelRef, Scorer, Seen, tensors
+from sie_spark.importance.contracts import Fit, Given, ModelRef, Scorer, Seen, tensors
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.registry import register_scorer
+from sie_spark.models.store import REFERENCE
 from sie_spark.platform.errors import ConfigError
 
 

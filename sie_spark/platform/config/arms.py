@@ -11,7 +11,11 @@ from sie_spark.platform.config.base import Settings
 from sie_spark.platform.errors import ConfigError
 
 # the three that have a part in the verdict: the candidate is judged against the other two
-CANDIDATE, REFERENCE, BASELINE = "weighted", "full", "random"
+CANDIDATE, FULL, BASELINE = "weighted", "full", "random"
+
+# plain models that are fitted beside the arms, to be compared with; no arm has their names
+YARDSTICKS = ("logistic_regression", "boosted_trees")
+CONSTANT = "constant"
 
 
 class Arm(Settings):
@@ -27,6 +31,13 @@ class Arm(Settings):
     options: dict[str, Any] | None = Field(
         None, description="of the policy; default: weighting.options, where the policy is that one"
     )
+    start: str | None = Field(
+        None,
+        description="weights to start from: pilot, reference, mlflow:URI, or the path of a model.pt; null: fresh ones",
+    )
+    freeze: list[str] = Field(
+        [], description="parameters that are not fitted, by the beginning of their names; with start"
+    )
     as_many_as: str | None = Field(
         None,
         description="another arm: as many rows are kept as that one expects to keep, whatever the budget",
@@ -34,7 +45,7 @@ class Arm(Settings):
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    REFERENCE: {"title": "all rows", "rows": "all"},
+    FULL: {"title": "all rows", "rows": "all"},
     CANDIDATE: {"title": "weighted subset"},
     BASELINE: {"title": "random rows", "policy": "random", "as_many_as": CANDIDATE},
 }
@@ -77,6 +88,16 @@ def check_arms(arms: Mapping[str, Arm]) -> None:
         if not name.isidentifier():
             raise ConfigError(
                 f"arms.{name}: a name is a word", remedy="use letters, digits and _, beginning with a letter"
+            )
+        if name in (*YARDSTICKS, CONSTANT, "pilot", "reference"):
+            raise ConfigError(
+                f"arms.{name}: that is the name of a model that every run has",
+                remedy="give the arm another name",
+            )
+        if arm.freeze and arm.start is None:
+            raise ConfigError(
+                f"arms.{name}.freeze leaves parameters at random values, because arms.{name}.start is not set",
+                remedy="say which model to start from: pilot, reference or a path",
             )
         if arm.as_many_as is None:
             continue

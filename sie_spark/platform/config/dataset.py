@@ -213,11 +213,11 @@ class Split(Settings):
     test_from: str | None = Field(None, description="ISO timestamp; overrides test_fraction")
     by: Literal["time", "hash"] = Field("time", description="hash: for tables without a time (by group_id)")
     validation_fraction: float = Field(
-        0.0,
+        0.1,
         ge=0,
         lt=1,
-        description="share of the training rows set apart to choose by: the last ones by time, or some by hash of the"
-        " group; no fit, vocabulary or weight looks at them",
+        description="share of the training rows set apart to choose settings by: the last ones by time, or some by"
+        " hash of the group where there is no time or labels take long to be final; 0: none",
     )
 
     @field_validator("test_from")

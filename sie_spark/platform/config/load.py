@@ -22,6 +22,7 @@ from sie_spark.platform.config.stages import (
     Importance,
     Model,
     Pilot,
+    Reference,
     Run,
     Session,
     Simulator,
@@ -41,6 +42,7 @@ class Config(Settings):
     dataset: Dataset
     model: Model = Model()  # type: ignore[call-arg]
     pilot: Pilot = Pilot()  # type: ignore[call-arg]
+    reference: Reference = Reference()  # type: ignore[call-arg]
     training: Training = Training()  # type: ignore[call-arg]
     importance: Importance = Importance()  # type: ignore[call-arg]
     weighting: Weighting = Weighting()  # type: ignore[call-arg]

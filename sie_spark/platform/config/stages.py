@@ -29,6 +29,14 @@ class Model(Settings):
     hidden: list[int] = Field([128, 64], description="widths of the hidden layers")
     cross_layers: int = Field(2, ge=0, description="dcnv2: explicit feature crosses")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units left out in training")
+    wide: bool = Field(False, description="a linear part over ids, numbers and pieces beside a deep model")
+    number_bins: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="pieces that numbers are cut into at their quantiles, beside their values; 0: none",
+    )
+    normalise: bool = Field(False, description="layer normalisation in the hidden layers")
     options: dict[str, Any] = Field({}, description="keyword arguments of a user's own class")
 
 
@@ -46,11 +54,37 @@ class Training(Settings):
         "linear",
         description="linear: the rate falls to nothing; with a constant one the last batches decide calibration",
     )
-    weight_decay: float = Field(0.0, ge=0, description="decoupled; embedding tables are exempt")
-    min_steps: int = Field(
-        200,
-        ge=0,
-        description="small subsets: the batch is halved (to 64), then epochs are added, until this many",
+    weight_decay: float = Field(0.0, ge=0, description="decoupled; embedding tables have their own")
+    embedding_weight_decay: float = Field(
+        0.0, ge=0, description="decoupled, of embedding tables; of a sparse one the rows of the batch decay"
+    )
+    tune: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: a search on the validation rows chooses model and training settings, beginning with those"
+        " given; off: those given",
+    )
+    tune_rows: int = Field(
+        60_000, ge=100, description="training rows that the search fits on at most; half as many to judge on"
+    )
+    patience: int = Field(
+        2, ge=1, description="epochs without a better validation loss that end a fit; its best epoch is kept"
+    )
+    validation_rows: int = Field(
+        200_000, ge=100, description="validation rows that a fit is judged on at most"
+    )
+    refit: bool = Field(
+        True, description="once the passes are chosen, fit again on training and validation rows together"
+    )
+    cost_cap: float = Field(
+        0.5,
+        gt=0,
+        description="a subset gets as many updates as all rows did, by smaller batches, then more passes, as long as"
+        " that costs at most this share of the full fit's time",
+    )
+    correct_intercept: bool = Field(
+        False,
+        description="move the intercept so that the validation rows' positives are met on average; shrunk by its"
+        " standard error, and left out under 1,000 positives",
     )
     keep_epochs: list[Annotated[int, Field(ge=1)]] = Field(
         [], description="the model is kept as it was after these epochs too, for scorers that look at several"
@@ -65,12 +99,34 @@ class Training(Settings):
         200_000, ge=1, description="rows a rank holds decoded at most, shuffled in quarters"
     )
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts of the samples whose rows the last fit of an arm may take."""
+        return ("train", "validation") if self.refit else ("train",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_budgeted(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "min_steps" in given:
+            raise ConfigError(
+                "training.min_steps is the form of earlier versions",
+                remedy="leave it out: a subset gets as many updates as all rows did, see training.cost_cap",
+            )
+        return given
+
 
 class Pilot(Settings):
-    """The reference model that scores: fitted on a uniform sample of the training rows."""
+    """The model whose scores decide which rows are kept: fitted on a uniform sample of the training rows."""
 
-    fraction: float = Field(1.0, gt=0, le=1, description="share of the training rows, uniform")
-    epochs: int | None = Field(None, description="default: training.epochs")
+    fraction: float = Field(0.1, gt=0, le=1, description="share of the training rows, uniform")
+
+
+class Reference(Settings):
+    """The model that audits read: fitted on all training rows."""
+
+    fit: bool | None = Field(
+        None, description="null: where an arm is fitted on all rows, which then is this model"
+    )
 
 
 class Importance(Settings):
@@ -122,7 +178,13 @@ class Evaluation(Settings):
     bootstrap: int = Field(200, ge=0, description="replicates, over dataset.group")
     confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals")
     margin: float = Field(0.001, gt=0, description="AUC loss that still counts as 'no worse' (TOST)")
-    seed: int = Field(3, description="of the bootstrap")
+    yardstick_rows: int = Field(
+        60_000,
+        ge=0,
+        description="training rows that logistic regression and boosted trees are fitted on at most, for the arms to"
+        " be compared with; 0: no yardsticks",
+    )
+    seed: int = Field(3, description="of the bootstrap and of the yardsticks' rows")
 
 
 class Simulator(Settings):

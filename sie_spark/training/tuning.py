@@ -1,0 +1,171 @@
+"""Which settings the fits of a data set take: those of the configuration, or what a search chose from them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from sie_spark.features.samples import part_rows
+from sie_spark.models.registry import model_code
+from sie_spark.platform.config import Model, Training
+from sie_spark.platform.config.base import validate
+from sie_spark.platform.context import Context
+from sie_spark.platform.draws import at_most, uniform
+from sie_spark.platform.errors import StageOrderError
+from sie_spark.platform.inputs import InputSpec
+from sie_spark.platform.result import TableRef
+from sie_spark.training.search import Outcome, Sample, in_tasks, search
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+FOLDER, PURPOSE = "tuning", "tune"
+CODE = (
+    "sie_spark.platform.draws",
+    *(
+        f"sie_spark.training.{name}"
+        for name in ("intercept", "loop", "memory", "optimisers", "search", "tuning")
+    ),
+)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What every fit of a data set takes, and how it was found.
+
+    Parameters
+    ----------
+    found:
+        plain data for the report: rows of the sample, outcomes, seconds; empty where nothing was searched.
+    """
+
+    model: Model
+    training: Training
+    found: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings alone, for fingerprints."""
+        return {
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+        }
+
+
+def fit_settings(ctx: Context, samples: TableRef, encoded: str) -> FitSettings:
+    """The settings that :func:`tune` chose, or those of the configuration where it chooses nothing.
+
+    Raises
+    ------
+    StageOrderError
+        where stage train has not searched on these samples yet.
+    """
+    if not _searches(ctx, samples):
+        return FitSettings(ctx.config.model, ctx.config.training, {})
+    kept = ctx.root.read_json(FOLDER, f"{_fingerprint(ctx, samples, encoded)}.json")
+    if kept is None:
+        raise StageOrderError(
+            "the search for training settings has not run on these samples",
+            remedy="run 'sie train' with the same --root and --config first, or 'sie run' for all stages",
+        )
+    return _chosen(ctx, kept)
+
+
+def tune(ctx: Context, samples: TableRef, encoded: tuple[str, InputSpec]) -> FitSettings:
+    """Search once for a data set, see :func:`search`; a search of the same samples and settings is not repeated."""
+    name, spec = encoded
+    fingerprint = _fingerprint(ctx, samples, name)
+    kept = ctx.root.read_json(FOLDER, f"{fingerprint}.json")
+    if not _searches(ctx, samples) or (kept is not None and ctx.up_to_date(fingerprint)):
+        return fit_settings(ctx, samples, name)
+    began = time.monotonic()
+    sample, judged_on = _sample(ctx, samples, spec, fingerprint)
+    ctx.progress.say(
+        f"train: search for settings on {sample.rows:,} training rows, judged on {judged_on:,} validation rows"
+    )
+    best, outcomes = search(in_tasks(ctx.spark), sample, ctx.config.model, ctx.config.training)
+    kept = {
+        "model": best.model,
+        "training": best.training,
+        "words": best.words,
+        "rows": sample.rows,
+        "validation_rows": judged_on,
+        "outcomes": [outcome.as_dict() for outcome in outcomes],
+        "gain": _gain(outcomes),
+        "seconds": time.monotonic() - began,
+    }
+    ctx.root.write_bytes(json.dumps(kept, sort_keys=True).encode(), FOLDER, f"{fingerprint}.json")
+    ctx.root.remove(FOLDER, f"{fingerprint}.arrow")
+    ctx.progress.say(f"train: chose {best.words} ({len(outcomes)} fits, {kept['seconds']:.0f} s)")
+    return _chosen(ctx, kept)
+
+
+def _chosen(ctx: Context, kept: dict[str, Any]) -> FitSettings:
+    model = {**ctx.config.model.model_dump(mode="json"), **kept["model"]}
+    training = {**ctx.config.training.model_dump(mode="json"), **kept["training"]}
+    return FitSettings(
+        validate(Model, model, where="the search"), validate(Training, training, where="the search"), kept
+    )
+
+
+def _searches(ctx: Context, samples: TableRef) -> bool:
+    """Whether there is something to choose and something to judge by."""
+    return ctx.config.training.tune == "auto" and _has_validation(ctx, samples)
+
+
+def _has_validation(ctx: Context, samples: TableRef) -> bool:
+    return not part_rows(ctx, samples.version, ["validation"]).isEmpty()
+
+
+def _fingerprint(ctx: Context, samples: TableRef, encoded: str) -> str:
+    code = model_code(ctx.config.model, *CODE)
+    return ctx.fingerprint("tune", "model", "training", code=code, samples=samples.content, encoder=encoded)
+
+
+def _gain(outcomes: list[Outcome]) -> float | None:
+    """Validation log-loss of the configuration less that of the choice, where both saw the same rows."""
+    last = [outcome for outcome in outcomes if outcome.rows == outcomes[-1].rows]
+    given = [
+        outcome.loss for outcome in last if not outcome.candidate.model and not outcome.candidate.training
+    ]
+    return given[0] - min(outcome.loss for outcome in last) if given else None
+
+
+def _sample(ctx: Context, samples: TableRef, spec: InputSpec, name: str) -> tuple[Sample, int]:
+    """The rows of least draw of both parts, written for the workers; and how many validation rows they are."""
+    most = ctx.config.training.tune_rows
+    tables = [
+        _marked(_drawn(ctx, part_rows(ctx, samples.version, [part]), limit, spec), part == "validation")
+        for part, limit in (("train", most), ("validation", most // 2))
+    ]
+    sink = io.BytesIO()
+    table = pa.concat_tables(tables)
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = sink.getvalue()
+    uri = ctx.root.write_bytes(data, FOLDER, f"{name}.arrow")
+    sample = Sample(uri, hashlib.sha256(data).hexdigest(), spec.as_dict(), tables[0].num_rows)
+    return sample, tables[1].num_rows
+
+
+def _marked(table: pa.Table, validation: bool) -> pa.Table:
+    return table.append_column("validation", pa.array([validation] * table.num_rows, pa.bool_()))
+
+
+def _drawn(ctx: Context, frame: DataFrame, limit: int, spec: InputSpec) -> pa.Table:
+    """About ``limit`` rows at most, in the order of a hash of their ids, each weighing 1 / sampling_rate."""
+    from pyspark.sql import functions as F
+
+    seed = ctx.config.training.seed
+    weight = (1 / F.col("sampling_rate").cast("double")).cast("float")
+    rows, _ = at_most(frame, limit, seed=seed, purpose=PURPOSE)
+    table = rows.select(*spec.columns, "label", "sample_id", weight.alias("weight")).toArrow()
+    draws = uniform(table.column("sample_id").to_numpy(), seed=seed, purpose=PURPOSE)
+    found: pa.Table = table.take(np.argsort(draws, kind="stable"))
+    return found
