@@ -44,8 +44,10 @@ from sie_spark.training.intercept import set_output_bias
 from sie_spark.training.loop import fit
 from sie_spark.training.memory import RowsInMemory, mean_loss, validation_loss
 from sie_spark.training.search import Sample, TryOne, search
+from sie_spark.weighting.arms import Plan, solve_arms
 from sie_spark.weighting.registry import POLICIES
-from sie_spark.weighting.terms import NUMPY, Row
+from sie_spark.weighting.solving_sample import SolvingSample
+from sie_spark.weighting.terms import NUMPY
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE.parent / "conf" / "datasets"
@@ -54,7 +56,18 @@ TAOBAO_BLOCKS = ("2017-11-28", "2017-11-29", "2017-11-30")
 PARTS = ("train", "validation", "test")
 SEARCH_ROWS = Training().tune_rows  # type: ignore[call-arg]
 SHARE = 0.1
-CODE = ("sie_spark.training", "sie_spark.models", "sie_spark.gradients", "sie_spark.weighting")
+FIT_CODE = (
+    "sie_spark.models",
+    *(f"sie_spark.training.{name}" for name in ("budget", "intercept", "loop", "memory", "optimisers")),
+)
+SEARCH_CODE = (*FIT_CODE, "sie_spark.training.search")
+CODE = {
+    "reference": FIT_CODE,
+    "yardsticks": ("sie_spark.evaluation.yardsticks",),
+    "random": (*FIT_CODE, "sie_spark.evaluation.yardsticks"),
+    "weighted": (*FIT_CODE, "sie_spark.gradients", "sie_spark.weighting"),
+    "lean": (*FIT_CODE, "sie_spark.gradients", "sie_spark.weighting"),
+}
 
 
 def main() -> int:
@@ -84,7 +97,11 @@ def main() -> int:
         for name in names:
             for line in measured(name, blocks[name], pool, seeds):
                 print(json.dumps(line), flush=True)
-        for line in [*small_tables(pool, root), *cost_of_search(root, blocks)]:
+        for line in [
+            *lean(blocks, pool, 2 if options.quick else 8),
+            *small_tables(pool, root),
+            *cost_of_search(root, blocks),
+        ]:
             print(json.dumps(line), flush=True)
     return 0
 
@@ -213,16 +230,7 @@ def keep(name: str, root: Path, config: Path, file: Path) -> None:
             "inputs": batch.inputs,
             **{n: getattr(batch, n) for n in ("label", "offset", "weight", "sample_id")},
         }
-    settings = load_config(config)
-    torch.save(
-        {
-            "inputs": json.dumps(inputs),
-            "parts": parts,
-            "model": settings.model.model_dump_json(),
-            "training": settings.training.model_dump_json(),
-        },
-        file,
-    )
+    torch.save({"inputs": json.dumps(inputs), "parts": parts, "config": str(config)}, file)
 
 
 @lru_cache(maxsize=4)
@@ -231,7 +239,13 @@ def load(file: str) -> tuple[Rows, Model, Training]:
     held = torch.load(file, weights_only=True)
     parts = {part: Batch(**values) for part, values in held["parts"].items()}
     rows = Rows(InputSpec.from_dict(json.loads(held["inputs"])), **parts, name=Path(file).stem)
-    return rows, Model.model_validate_json(held["model"]), Training.model_validate_json(held["training"])
+    settings = load_config(held["config"])
+    return rows, settings.model, settings.training
+
+
+def uniform(rows: int, seed: int, purpose: str) -> np.ndarray:
+    """Draws that share nothing with those that a generated table was made of."""
+    return np.random.default_rng([seed, *purpose.encode()]).random(rows)
 
 
 def some(batch: Batch, rows: int, seed: int) -> Batch:
@@ -246,7 +260,9 @@ def some(batch: Batch, rows: int, seed: int) -> Batch:
 def settings_of(file: str, pool: Any) -> tuple[Model, Training, dict[str, Any]]:
     """What the search chooses for a set, as stage train does it."""
     _, model, training = load(file)
-    kept = Path(file).with_suffix(f".{digest([code_digest(*CODE), Path(file).stat().st_size])}.search.json")
+    kept = Path(file).with_suffix(
+        f".{digest([code_digest(*SEARCH_CODE), Path(file).stat().st_size])}.search.json"
+    )
     if not kept.exists():
         began, sample = time.monotonic(), sample_file(file)
         best, outcomes = search(
@@ -354,7 +370,7 @@ def one_arm(task: tuple[str, str, str, str, int, int]) -> dict[str, Any]:
     """Fit one arm of one block with one seed, or read what an earlier run kept of it."""
     file, arm, model_text, training_text, limit, seed = task
     model, training = Model.model_validate_json(model_text), Training.model_validate_json(training_text)
-    stamp = digest([Path(file).stat().st_size, *task[1:], code_digest(*CODE)])
+    stamp = digest([Path(file).stat().st_size, *task[1:], code_digest(*CODE[arm])])
     kept = Path(file).parent / "fits" / f"{Path(file).stem}-{arm}-{seed}-{stamp}.npz"
     if not kept.exists():
         kept.parent.mkdir(exist_ok=True)
@@ -396,25 +412,57 @@ def random_arm(rows: Rows, model: Model, training: Training, limit: int, seed: i
 
 def weighted_arm(rows: Rows, model: Model, training: Training, limit: int, seed: int) -> Found:
     """The default policy on the scores of a pilot."""
-    train, both = kept(rows, np.full(len(rows.both), SHARE), seed + 1000)
+    seen = uniform(len(rows.both), seed, "pilot") < SHARE
+    train, both = kept(rows, seen.astype(float), seed)
     asked = budgeted(training, len(train), len(rows.train))
     pilot, cost = fitted(train, both, rows.validation, rows.spec, model, asked, seed)
-    engine, everything, norms = build_engine(pilot), rows.both, Norms()
-    p, norm = [], []
-    for part in everything.split(4096):
-        measured_ = engine(part.inputs, logit_as_loss, norms)
-        p.append(torch.sigmoid(measured_.output).double().numpy())
-        norm.append(measured_[norms.key].sqrt().double().numpy())
-    row = Row(everything.label.double().numpy(), np.concatenate(p), np.concatenate(norm))
-    policy = POLICIES["rare_event"]
-    note = policy.unfit(row, SHARE)
-    policy = POLICIES[policy.fallback] if note and policy.fallback else policy
-    decision = policy.decide(row, policy.solve(row, SHARE, policy.options()), NUMPY)
+    policy, decision = decided(rows.both, pilot, seen, SHARE)
     train, both = kept(rows, decision.pi, seed, decision.offset, decision.weight)
     asked = budgeted(training, len(train), len(rows.train))
     found, facts = fitted(train, both, rows.validation, rows.spec, model, asked, seed)
-    facts |= {"policy": policy.name, "kept": len(both) / len(everything), "pilot_seconds": cost["seconds"]}
+    facts |= {"policy": policy, "kept": len(both) / len(rows.both), "pilot_seconds": cost["seconds"]}
     return {"logit": predict(found, rows.test), "pilot": predict(pilot, rows.test)}, facts
+
+
+def lean_arm(rows: Rows, model: Model, training: Training, limit: int, seed: int) -> Found:
+    """Weighted fits whose pilots saw all rows, a tenth of them, and a tenth that is then drawn blindly."""
+    everything, found = rows.both, {}
+    for name, share in (("all", 1.0), ("tenth", SHARE)):
+        seen = uniform(len(everything), seed, "pilot") < share
+        _, drawn = kept(rows, seen.astype(float), seed)
+        pilot = plain_fit(drawn, rows, model, training, seed)
+        found["full" if name == "all" else "pilot"] = predict(pilot, rows.test)
+        for blind in (False, True) if name == "tenth" else (False,):
+            _, decision = decided(everything, pilot, seen if blind else np.zeros_like(seen), 2 * SHARE)
+            _, both = kept(rows, decision.pi, seed, decision.offset, decision.weight)
+            fitted_ = plain_fit(both, rows, model, training, seed)
+            found[f"{name}, blind" if blind else name] = predict(fitted_, rows.test)
+    return found, {}
+
+
+def plain_fit(drawn: Batch, rows: Rows, model: Model, training: Training, seed: int) -> torch.nn.Module:
+    """A fit of so many passes, judged by nobody."""
+    asked = budgeted(training, len(drawn), len(rows.both)).model_copy(update={"seed": seed})
+    fresh = start(drawn, rows.spec, model, seed)
+    feed = RowsInMemory(drawn, batch_size=asked.batch_size, seed=seed)
+    fit(fresh, feed, asked, mean_weight=float(drawn.weight.mean()))
+    return fresh
+
+
+def decided(everything: Batch, pilot: torch.nn.Module, seen: np.ndarray, budget: float) -> tuple[str, Any]:
+    """The default policy's decision as stage weigh makes it, and the policy that it is by then."""
+    engine, norms = build_engine(pilot), Norms()
+    p, norm = [], []
+    for part in everything.split(4096):
+        found = engine(part.inputs, logit_as_loss, norms)
+        p.append(torch.sigmoid(found.output).double().numpy())
+        norm.append(found[norms.key].sqrt().double().numpy())
+    label = everything.label.double().numpy()
+    sample = SolvingSample(label, np.ones_like(label), seen, np.concatenate(p), np.concatenate(norm))
+    policy = POLICIES["rare_event"]
+    plan = Plan("weighted", policy, "grad_norm", budget, policy.options(), None)
+    (arm,) = solve_arms([plan], sample)
+    return arm.policy.name, arm.decide(sample.row("grad_norm"), sample.rate, NUMPY, seen=seen)
 
 
 ARMS: dict[str, Callable[[Rows, Model, Training, int, int], Found]] = {
@@ -422,6 +470,7 @@ ARMS: dict[str, Callable[[Rows, Model, Training, int, int], Found]] = {
     "yardsticks": yardstick_arm,
     "random": random_arm,
     "weighted": weighted_arm,
+    "lean": lean_arm,
 }
 
 
@@ -438,7 +487,7 @@ def kept(
             torch.from_numpy(np.asarray(weight, np.float32)),
             everything.sample_id,
         )
-    keep_ = torch.from_numpy(np.flatnonzero(np.random.default_rng(seed).random(len(everything)) < pi))
+    keep_ = torch.from_numpy(np.flatnonzero(uniform(len(everything), seed, "keep") < pi))
     keep_ = keep_[torch.randperm(len(keep_), generator=torch.Generator().manual_seed(seed))]
     return everything.take(keep_[keep_ < len(rows.train)]), everything.take(keep_)
 
@@ -518,6 +567,37 @@ def measured(name: str, files: list[str], pool: Any, seeds: dict[str, int]) -> l
             line = said(f"{name}: calibration of the {arm} arm, correction off", values, 0.93)
             line["holds"], line["bar"] = 0.93 <= line["value"] <= 1.07, [0.93, 1.07]
             lines.append(line if arm != "random" else {**line, "bar": None, "holds": None})
+    return lines
+
+
+def lean(blocks: dict[str, list[str]], pool: Any, seeds: int) -> list[dict[str, Any]]:
+    """Why weighted fits leaned upwards: calibration over that of all rows, by what the pilot had seen."""
+    if "linear" not in blocks:
+        return []
+    (file,) = blocks["linear"]
+    rows, _, _ = load(file)
+    model = Model(name="lr", number_bins=16)  # type: ignore[call-arg]
+    training = Training(epochs=2, batch_size=256, learning_rate=4e-3)  # type: ignore[call-arg]
+    tasks = [
+        (file, "lean", model.model_dump_json(), training.model_dump_json(), 0, seed) for seed in range(seeds)
+    ]
+    done, rate = pool.map(one_arm, tasks, chunksize=1), float(rows.test.label.mean())
+
+    def ratio(found: dict[str, Any], key: str) -> float:
+        full, other = (float((1 / (1 + np.exp(-found[name]))).mean()) for name in ("full", key))
+        return other / full
+
+    words = {
+        "all": "the pilot saw all rows",
+        "tenth": "the pilot saw a tenth",
+        "tenth, blind": "a tenth, drawn blindly",
+    }
+    lines = []
+    for key, text in words.items():
+        line = said(f"linear: weighted calibration over full, {text}", [ratio(f, key) for f in done], 0.97)
+        line["holds"], line["bar"] = 0.97 <= line["value"] <= 1.03, [0.97, 1.03]
+        lines.append(line if key == "tenth, blind" else {**line, "bar": None, "holds": None})
+    lines[-1]["note"] += f"linear model, 2 passes, 20 % kept, click rate {rate:.3f}"
     return lines
 
 

@@ -7,12 +7,15 @@ every layout of the files, and draws for different purposes (pilot, keep, solve)
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
+
+    from sie_spark.platform.config import Config
 
 _P1, _P2, _P3, _P4, _P5 = (
     np.uint64(0x9E3779B185EBCA87),
@@ -50,6 +53,28 @@ def unit_interval(hashed: Column) -> Column:
     from pyspark.sql import functions as F
 
     return F.shiftrightunsigned(hashed, 11).cast("double") * F.lit(2.0**-53)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A uniform sample: rows whose draw (by sample_id, seed, purpose) lies below ``fraction``."""
+
+    fraction: float
+    seed: int
+    purpose: str
+
+    def keeps(self, sample_id: np.ndarray) -> np.ndarray:
+        """Whether rows are in it, bool [N], of ids int64 [N]."""
+        return uniform(sample_id, seed=self.seed, purpose=self.purpose) < self.fraction
+
+    def column(self, sample_id: Column) -> Column:
+        """The same as a column expression."""
+        return uniform_column(sample_id, seed=self.seed, purpose=self.purpose) < self.fraction
+
+
+def pilot_sample(config: Config) -> Draw:
+    """The rows that the pilot is fitted on."""
+    return Draw(config.pilot.fraction, config.training.seed, "pilot")
 
 
 def at_most(frame: DataFrame, limit: int, *, seed: int, purpose: str) -> tuple[DataFrame, float]:

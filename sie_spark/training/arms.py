@@ -16,7 +16,7 @@ from sie_spark.models.store import FIT, VALIDATED, SavedModel, current_model, mo
 from sie_spark.platform.bisection import solve_increasing
 from sie_spark.platform.config import Model, Training
 from sie_spark.platform.context import Context
-from sie_spark.platform.draws import uniform_column
+from sie_spark.platform.draws import Draw
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.result import TableRef
@@ -25,7 +25,7 @@ from sie_spark.training.budget import budgeted
 from sie_spark.training.distributed import launch, threads_per_rank
 from sie_spark.training.feed import LANES
 from sie_spark.training.job import Job
-from sie_spark.training.manifest import Draw, Manifest, build_manifest
+from sie_spark.training.manifest import Manifest, build_manifest
 from sie_spark.training.publish import log_losses
 from sie_spark.training.tuning import FitSettings
 from sie_spark.training.warm_start import Start
@@ -257,8 +257,7 @@ def table_facts(frame: DataFrame, arm: str, draw: Draw | None = None) -> TableFa
     from pyspark.sql import functions as F
 
     if draw is not None:
-        drawn = uniform_column(F.col("sample_id"), seed=draw.seed, purpose=draw.purpose)
-        frame = frame.where(drawn < draw.fraction)
+        frame = frame.where(draw.column(F.col("sample_id")))
     weighted = "weight" in frame.columns
     # in training_set the rate is part of offset and weight already
     rates = "sampling_rate" in frame.columns and not weighted

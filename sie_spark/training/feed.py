@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import torch
 
 from sie_spark.models import Batch
-from sie_spark.platform.draws import uniform
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import locate
@@ -166,9 +165,7 @@ def read_shard(shard: Shard, manifest: Manifest, columns: list[str]) -> Iterator
         ):
             table = pa.Table.from_batches([batch])
             if manifest.draw is not None:
-                draw = manifest.draw
-                ids = table.column("sample_id").to_numpy()
-                kept = uniform(ids, seed=draw.seed, purpose=draw.purpose) < draw.fraction
+                kept = manifest.draw.keeps(table.column("sample_id").to_numpy())
                 table = table.filter(pa.array(kept))
             yield table
 

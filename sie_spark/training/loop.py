@@ -148,6 +148,8 @@ def fit(
             )
 
     total = settings.epochs * feed.steps
+    everything = mean_weight * sum(feed.global_rows(step) for step in range(feed.steps))
+    penalty = settings.embedding_l2 / everything
     for epoch in range(position.epoch, settings.epochs):
         if _is_over(history, settings.patience):
             break
@@ -169,7 +171,7 @@ def fit(
                     f"the loss is not finite at step {history.steps}",
                     remedy="lower training.learning_rate, and check the dense features and weights for extremes",
                 )
-            optimisers.step(rate_factor(settings.schedule, history.steps, total))
+            optimisers.step(rate_factor(settings.schedule, history.steps, total), penalty)
             sums += said[:2]
             history.steps += 1
             history.rows += rows

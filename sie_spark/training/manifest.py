@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sie_spark.platform.config.load import digest
-from sie_spark.platform.draws import uniform
+from sie_spark.platform.draws import Draw
 from sie_spark.platform.errors import DataError, PlatformError
 from sie_spark.platform.root import decoded, locate
 
@@ -33,15 +33,6 @@ class Shard:
     path: str
     row_group: int
     rows: int
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A uniform sample: rows whose draw (by sample_id, seed, purpose) lies below ``fraction``."""
-
-    fraction: float
-    seed: int
-    purpose: str
 
 
 @dataclass(frozen=True)
@@ -200,4 +191,4 @@ def drawn_rows(uri: str, group: int, draw: Draw) -> int:
         ids = (
             pq.ParquetFile(source).read_row_group(group, columns=["sample_id"]).column("sample_id").to_numpy()
         )
-    return int((uniform(ids, seed=draw.seed, purpose=draw.purpose) < draw.fraction).sum())
+    return int(draw.keeps(ids).sum())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sie_spark.platform.config import Training
 
@@ -15,39 +15,69 @@ SPARSE_FROM = 20_000  # rows of a table; below, a dense step is as fast and keep
 
 @dataclass
 class Optimisers:
-    """One or two optimisers that step together, and the parameters of each kind."""
+    """One or two optimisers that step together, and the parameters of each kind.
+
+    Parameters
+    ----------
+    tables:
+        embedding tables among the dense parameters.
+    last:
+        for each sparse table the update, counted from 1, that last touched a row of it, int32 [rows].
+    updates:
+        how many there were.
+    """
 
     dense: list[nn.Parameter]
     sparse: list[nn.Parameter]
     steppers: list[torch.optim.Optimizer]
     rates: list[list[float]]
-    sparse_decay: float = 0.0
+    tables: list[nn.Parameter]
+    last: list[Tensor]
+    updates: int = 0
 
-    def step(self, factor: float) -> None:
-        """One update at ``factor`` times the learning rates."""
-        for parameter in self.sparse if self.sparse_decay else []:
-            if parameter.grad is not None:  # AdamW's decoupled decay, of the rows that the batch touched
-                rows = parameter.grad.coalesce().indices()[0]
-                with torch.no_grad():
-                    parameter[rows] *= 1.0 - self.sparse_decay * factor
+    def step(self, factor: float, penalty: float = 0.0) -> None:
+        """One update at ``factor`` times the learning rates.
+
+        ``penalty`` times a table's values joins its gradient: an L2 penalty of the mean loss. A row of a sparse
+        table makes up for the updates since it was last touched.
+        """
+        self.updates += 1
+        if penalty:
+            self._penalise(penalty)
         for stepper, rates in zip(self.steppers, self.rates, strict=True):
             for group, rate in zip(stepper.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             stepper.step()
+
+    def _penalise(self, penalty: float) -> None:
+        for table in self.tables:
+            if table.grad is not None:
+                table.grad.add_(table.detach(), alpha=penalty)
+        for table, last in zip(self.sparse, self.last, strict=True):
+            if table.grad is None:
+                continue
+            gradient = table.grad.coalesce()
+            rows = gradient.indices()[0]
+            missed = (self.updates - last[rows]).to(table.dtype).unsqueeze(1)
+            last[rows] = self.updates
+            gradient.values().add_(penalty * missed * table.detach()[rows])
+            table.grad = gradient
 
     def zero(self) -> None:
         """Forget the gradients."""
         for stepper in self.steppers:
             stepper.zero_grad(set_to_none=True)
 
-    def state(self) -> list[dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return [stepper.state_dict() for stepper in self.steppers]
+        steppers = [stepper.state_dict() for stepper in self.steppers]
+        return {"steppers": steppers, "last": self.last, "updates": self.updates}
 
-    def restore(self, states: list[dict[str, Any]]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """From a checkpoint."""
-        for stepper, state in zip(self.steppers, states, strict=True):
-            stepper.load_state_dict(state)
+        for stepper, held in zip(self.steppers, state["steppers"], strict=True):
+            stepper.load_state_dict(held)
+        self.last, self.updates = state["last"], state["updates"]
 
 
 def build_optimisers(model: nn.Module, settings: Training) -> Optimisers:
@@ -80,15 +110,14 @@ def build_optimisers(model: nn.Module, settings: Training) -> Optimisers:
     if rest:
         groups.append({"params": rest, "lr": rate, "weight_decay": settings.weight_decay})
     if small:
-        groups.append({"params": small, "lr": table_rate, "weight_decay": settings.embedding_weight_decay})
+        groups.append({"params": small, "lr": table_rate, "weight_decay": 0.0})
     if groups:
         steppers.append(torch.optim.AdamW(groups, fused=True))
     if sparse:
         steppers.append(torch.optim.SparseAdam(sparse, lr=table_rate))
     rates = [[float(group["lr"]) for group in stepper.param_groups] for stepper in steppers]
-    return Optimisers(
-        rest + small, sparse, steppers, rates, sparse_decay=table_rate * settings.embedding_weight_decay
-    )
+    last = [torch.zeros(len(table), dtype=torch.int32) for table in sparse]
+    return Optimisers(rest + small, sparse, steppers, rates, small, last)
 
 
 def _may_be_sparse(table: nn.Embedding | nn.EmbeddingBag, choice: str) -> bool:

@@ -35,14 +35,19 @@ FIRST_SHARE, FIRST_SURVIVORS = 1 / 3, 4  # the first round sees a part of the sa
 PASSES, OTHER_PASSES = 4, (2, 8)
 LEAST_UPDATES = 50  # of a pass over the sample
 SMALLEST_BATCH = 32
-RATE, AT_BATCH = 2e-3, 512  # the slower of two first learning rates, at this batch; others by its square root
+AT_BATCH = 512  # of the learning rates below; at another batch they go by its square root
 RESULT = "at int, outcome string"
 HOUSE = ("dnn", "deepfm", "dcnv2", "history_attention")
-LINEAR: dict[str, Any] = {"name": "lr", "number_bins": 16}
+RATES, LINEAR_RATES = (2e-3, 8e-3), (8e-3, 3.2e-2)
+# few rows need much of it, many rows hardly any
+REGULARISATION: tuple[dict[str, Any], ...] = (
+    {"embedding_l2": 3.0, "weight_decay": 0.1},
+    {"embedding_l2": 60.0, "weight_decay": 4.0},
+)
+LINEAR: dict[str, Any] = {"name": "lr", "number_bins": 0}
 SHAPES: tuple[dict[str, Any], ...] = (
-    {"embedding_dim": 4, "hidden": [32], "number_bins": 16},
-    {"embedding_dim": 8, "hidden": [64, 32], "number_bins": 0},
-    {"embedding_dim": 8, "hidden": [64, 32], "number_bins": 16, "wide": True},
+    {"embedding_dim": 4, "hidden": [32], "number_bins": 0, "wide": True},
+    {"embedding_dim": 8, "hidden": [64, 32], "number_bins": 0, "wide": True},
     {"embedding_dim": 16, "hidden": [128, 64], "number_bins": 0},
     {"embedding_dim": 16, "hidden": [128, 64], "number_bins": 16},
 )
@@ -96,7 +101,9 @@ class Outcome:
 
 
 def first_candidates(model: Model, training: Training, rows: int) -> list[Candidate]:
-    """The configuration itself, then every shape at two learning rates; of a user's own model only the rates.
+    """The configuration itself, then every shape at two learning rates, hardly and much regularised.
+
+    Of a user's own model the shape stays. The linear model is a shape.
 
     Parameters
     ----------
@@ -105,33 +112,47 @@ def first_candidates(model: Model, training: Training, rows: int) -> list[Candid
     """
     most = max(SMALLEST_BATCH, 2 ** int(math.log2(max(rows / LEAST_UPDATES, 1))))
     batch = min(training.batch_size, most)
-    slow = RATE * math.sqrt(batch / AT_BATCH)
-    shapes = (LINEAR, *SHAPES) if model.name in HOUSE else ({},)
+    scale = math.sqrt(batch / AT_BATCH)
+    shapes = [(shape, RATES) for shape in (SHAPES if model.name in HOUSE else ({},))]
+    shapes += [(LINEAR, LINEAR_RATES)] if model.name in HOUSE else []
     return [
         Candidate({}, {} if batch == training.batch_size else {"batch_size": batch}),
         *(
-            Candidate(shape, {"batch_size": batch, "learning_rate": rate, "epochs": PASSES})
-            for shape in shapes
-            for rate in (slow, 4 * slow)
+            Candidate(
+                shape, {"batch_size": batch, "learning_rate": rate * scale, "epochs": PASSES, **strength}
+            )
+            for shape, rates in shapes
+            for rate in rates
+            for strength in REGULARISATION
         ),
     ]
 
 
 def variations(one: Candidate, model: Model, training: Training) -> list[Candidate]:
-    """A candidate with one thing changed: learning rate, batch, decay; and in a deep model dropout, norm, wide."""
+    """A candidate with one thing changed: rate, batch, penalties; in a deep model a part of its shape too."""
     fit_of = {**training.model_dump(), **one.training}
     rate, batch = fit_of["learning_rate"], fit_of["batch_size"]
+    decay, penalty = fit_of["weight_decay"], fit_of["embedding_l2"]
     changed: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({}, {"learning_rate": rate / 2}),
         ({}, {"learning_rate": rate * 2}),
-        ({}, {"weight_decay": 0.1, "embedding_weight_decay": 0.3}),
+        ({}, {"weight_decay": decay / 4}),
+        ({}, {"weight_decay": 4 * decay or 1.0}),
+        ({}, {"embedding_l2": penalty / 4}),
+        ({}, {"embedding_l2": 4 * penalty or 10.0}),
     ]
     if batch // 2 >= SMALLEST_BATCH:
         changed.append(({}, {"batch_size": batch // 2, "learning_rate": rate / math.sqrt(2)}))
-    if {**model.model_dump(), **one.model}["name"] in HOUSE:
-        changed += [({"dropout": 0.2}, {}), ({"normalise": True}, {}), ({"wide": True}, {})]
+    shape = {**model.model_dump(), **one.model}
+    if shape["name"] in HOUSE:
+        changed += [
+            ({"dropout": 0.3}, {}),
+            ({"normalise": not shape["normalise"]}, {}),
+            ({"wide": not shape["wide"]}, {}),
+            ({"number_bins": 0 if shape["number_bins"] else 16}, {}),
+        ]
     made = [Candidate({**one.model, **shape}, {**one.training, **fit_}) for shape, fit_ in changed]
-    return [candidate for candidate in made if candidate != one]
+    return [candidate for candidate in dict.fromkeys(made) if candidate != one]
 
 
 Run = Callable[["TryOne", int], list[tuple[int, str]]]

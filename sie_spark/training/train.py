@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sie_spark.features.samples import encoder, part_rows
 from sie_spark.models.store import PILOT, REFERENCE, SavedModel, require_model, set_current
 from sie_spark.platform.context import Context
+from sie_spark.platform.draws import pilot_sample
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.training.arms import fit_arm, fit_code, up_to_date
-from sie_spark.training.manifest import Draw
 from sie_spark.training.tuning import FitSettings, tune
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ def _fit(
         def rows(parts: Sequence[str]) -> DataFrame:
             return part_rows(ctx, table.version, parts)
 
-        draw = Draw(ctx.config.pilot.fraction, ctx.config.training.seed, "pilot")
         fit_arm(
             ctx,
             name,
@@ -85,7 +84,7 @@ def _fit(
             fingerprint=fingerprint,
             encoded=encoded,
             samples=table,
-            draw=None if whole else draw,
+            draw=None if whole else pilot_sample(ctx.config),
             full_rows=None if whole else part_rows(ctx, table.version, ["train"]).count(),
         )
     return fresh

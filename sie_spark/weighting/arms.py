@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sie_spark.platform.config.load import digest
 from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.sampling_rate import SamplingRate, correction_of
 from sie_spark.weighting.registry import POLICIES, WeightPolicy
+from sie_spark.weighting.solve import rounded
 from sie_spark.weighting.solving_sample import SolvingSample, columns_of
 from sie_spark.weighting.terms import NUMPY, Decision, Row
 
@@ -40,7 +42,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of the training set, ready to run."""
+    """One arm of the training set, ready to run.
+
+    Parameters
+    ----------
+    typical:
+        part of a row -> its mean, taken for rows that the pilot was fitted on. There the pilot's p leans towards
+        the row's own label, pi with it, and an offset that depends on the label makes the fit predict too many
+        positives (Fithian & Hastie 2014 ask for a pilot of other rows). Empty where the policy corrects by a
+        weight, which is unbiased whatever pi depends on, or where the pilot saw all rows.
+    """
 
     name: str
     policy: WeightPolicy
@@ -49,6 +60,7 @@ class Arm:
     rate: SamplingRate
     expected_fraction: float
     pi_quantiles: dict[str, float]
+    typical: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -59,11 +71,17 @@ class Arm:
     @property
     def policy_version(self) -> str:
         """Policy, version of its formula, hash of its constants."""
-        return f"{self.policy.name}-{self.policy.version}-{digest(self.constants)}"
+        return f"{self.policy.name}-{self.policy.version}-{digest([self.constants, self.typical])}"
 
-    def decide(self, row: Row, rate: Any, ops: Any) -> Decision:
-        """The policy's decision, with the log's own sampling rate taken into offset or weight."""
-        decision = self.policy.decide(row, self.constants, ops)
+    def decide(self, row: Row, rate: Any, ops: Any, *, seen: Any = False) -> Decision:
+        """The policy's decision, with the log's own sampling rate taken into offset or weight.
+
+        Parameters
+        ----------
+        seen:
+            whether the pilot was fitted on the row.
+        """
+        decision = self.policy.decide(_blinded(row, seen, self.typical, ops), self.constants, ops)
         if self.rate.weight_by_rate:
             return replace(decision, weight=decision.weight / rate)
         if self.rate.offset:
@@ -78,11 +96,21 @@ class Arm:
             "biased": self.policy.biased,
             "corrects_by": self.policy.corrects_by,
             "constants": self.constants,
+            "typical": self.typical,
             "pi_quantiles": self.pi_quantiles,
             "rate_offset": self.rate.offset,
             "weight_by_rate": self.rate.weight_by_rate,
             "note": self.note,
         }
+
+
+def _blinded(row: Row, seen: Any, typical: Mapping[str, float], ops: Any) -> Row:
+    """The row, typical where the pilot has seen it."""
+    parts = {
+        part: ops.where(seen, ops.constant(getattr(row, part), mean), getattr(row, part))
+        for part, mean in typical.items()
+    }
+    return replace(row, **parts)
 
 
 def planned(config: Config) -> list[Plan]:
@@ -159,6 +187,9 @@ def _arm(plan: Plan, sample: SolvingSample) -> Arm:
             f"weighting.score: '{plan.score}' takes negative values, which policy '{policy.name}' cannot use",
             remedy="choose a score that is at least 0: grad_norm, error, loss or entropy",
         )
+    blind = policy.corrects_by == "offset" and 0 < float(np.mean(sample.seen)) < 1
+    typical = {part: rounded(float(np.mean(getattr(row, part)))) for part in policy.reads} if blind else {}
+    row = _blinded(row, sample.seen, typical, NUMPY)
     constants = policy.solve(row, plan.budget, options)
     decision = policy.decide(row, constants, NUMPY)
     at = np.quantile(decision.pi, QUANTILES)
@@ -170,6 +201,7 @@ def _arm(plan: Plan, sample: SolvingSample) -> Arm:
         rate=_rate(sample, by_weight=policy.corrects_by == "weight"),
         expected_fraction=float(np.mean(decision.pi)),
         pi_quantiles={f"{q:g}": float(value) for q, value in zip(QUANTILES, at, strict=True)},
+        typical=typical,
         note=note,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sie_spark.platform.config.arms import CANDIDATE
-from sie_spark.platform.draws import uniform_column
+from sie_spark.platform.draws import Draw, uniform_column
 from sie_spark.weighting.arms import Arm
 from sie_spark.weighting.terms import SPARK, Row
 
@@ -18,13 +18,19 @@ def purpose(arm: str) -> str:
     return "keep" if arm == CANDIDATE else f"keep_{arm}"
 
 
-def kept_rows(scores: DataFrame, arms: list[Arm], *, seed: int) -> DataFrame:
-    """Sample columns of the kept rows with arm, pi, offset, weight, seed, policy and policy_version."""
+def kept_rows(scores: DataFrame, arms: list[Arm], *, seed: int, pilot: Draw) -> DataFrame:
+    """Sample columns of the kept rows with arm, pi, offset, weight, seed, policy and policy_version.
+
+    Parameters
+    ----------
+    pilot:
+        the rows that the pilot was fitted on.
+    """
     from pyspark.sql import functions as F
 
     added = {"p", "scorer_versions"}
     samples = [name for name in scores.columns if name not in added and not name.startswith("score_")]
-    chosen = F.filter(F.array(*(_arm(arm, seed) for arm in arms)), lambda arm: arm["keep"])
+    chosen = F.filter(F.array(*(_arm(arm, seed, pilot) for arm in arms)), lambda arm: arm["keep"])
     return scores.select(*samples, F.inline(chosen)).drop("keep")
 
 
@@ -46,12 +52,13 @@ def summary_columns(arms: list[str]) -> list[Column]:
     return columns
 
 
-def _arm(arm: Arm, seed: int) -> Column:
+def _arm(arm: Arm, seed: int, pilot: Draw) -> Column:
     from pyspark.sql import functions as F
 
     parts = {part: F.col(column) for part, column in arm.columns.items()}
     row = Row(F.col("label").cast("double"), **parts)
-    decision = arm.decide(row, F.col("sampling_rate").cast("double"), SPARK)
+    seen = pilot.column(F.col("sample_id"))
+    decision = arm.decide(row, F.col("sampling_rate").cast("double"), SPARK, seen=seen)
     draw = uniform_column(F.col("sample_id"), seed=seed, purpose=purpose(arm.name))
     return F.struct(
         F.lit(arm.name).alias("arm"),

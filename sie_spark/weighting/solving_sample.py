@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sie_spark.platform.draws import uniform_column
+from sie_spark.platform.draws import Draw, uniform_column
 from sie_spark.platform.errors import DataError
 from sie_spark.weighting.terms import Row
 
@@ -21,10 +21,19 @@ NORM = "logit_grad_norm"  # the scorer behind a row's norm
 
 @dataclass(frozen=True)
 class SolvingSample:
-    """What policies read of the sample's rows, float64 [N] each; ``rate`` is the log's own sampling rate."""
+    """What policies read of the sample's rows, float64 [N] each.
+
+    Parameters
+    ----------
+    rate:
+        the log's own sampling rate.
+    seen:
+        whether the pilot was fitted on the row, bool [N].
+    """
 
     label: np.ndarray
     rate: np.ndarray
+    seen: np.ndarray
     p: np.ndarray | None = None
     norm: np.ndarray | None = None
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -43,13 +52,17 @@ def columns_of(reads: Collection[str], score: str) -> dict[str, str]:
     return {part: columns[part] for part in reads}
 
 
-def solving_sample(scores: DataFrame, columns: Collection[str], *, rows: int, seed: int) -> SolvingSample:
+def solving_sample(
+    scores: DataFrame, columns: Collection[str], *, rows: int, seed: int, pilot: Draw
+) -> SolvingSample:
     """About ``MOST_ROWS`` rows at most, by a draw of their own (purpose ``solve``), in the order of their ids.
 
     Parameters
     ----------
     columns:
         those that the arms' policies read, see :func:`columns_of`.
+    pilot:
+        the rows that the pilot was fitted on.
 
     Raises
     ------
@@ -74,6 +87,7 @@ def solving_sample(scores: DataFrame, columns: Collection[str], *, rows: int, se
     return SolvingSample(
         label=found["label"],
         rate=found["sampling_rate"],
+        seen=pilot.keeps(table.column("sample_id").to_numpy()),
         p=found.get("p"),
         norm=found.get(f"score_{NORM}"),
         scores={name.removeprefix("score_"): values for name, values in found.items() if "score_" in name},

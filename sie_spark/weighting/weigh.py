@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.context import Context
+from sie_spark.platform.draws import pilot_sample
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
 from sie_spark.weighting.arms import Arm, planned, solve_arms
@@ -23,7 +24,7 @@ def run(ctx: Context) -> StageResult:
     """Write ``training_set``: the rows of every arm that keeps some."""
     plans = planned(ctx.config)
     source = ctx.catalog.ref("scores")
-    fingerprint = ctx.fingerprint("weigh", "weighting", "arms", code=CODE, scores=source.content)
+    fingerprint = ctx.fingerprint("weigh", "weighting", "arms", "pilot", code=CODE, scores=source.content)
     inputs = {"scores": source}
     details = ctx.finished("weigh", fingerprint, table="training_set")
     if details is not None:
@@ -35,7 +36,9 @@ def run(ctx: Context) -> StageResult:
     scores = ctx.catalog.read("scores", version=source.version)
     settings = ctx.config.weighting
     columns = {column for plan in plans for column in plan.columns}
-    sample = solving_sample(scores, columns, rows=source.rows or 0, seed=settings.seed)
+    sample = solving_sample(
+        scores, columns, rows=source.rows or 0, seed=settings.seed, pilot=pilot_sample(ctx.config)
+    )
     arms = solve_arms(plans, sample)
     for arm in arms:
         if arm.note:
@@ -60,7 +63,7 @@ def _write(ctx: Context, scores: DataFrame, arms: list[Arm], fingerprint: str) -
     from pyspark.sql import Observation
 
     seen = Observation("weigh")
-    kept = kept_rows(scores, arms, seed=ctx.config.weighting.seed)
+    kept = kept_rows(scores, arms, seed=ctx.config.weighting.seed, pilot=pilot_sample(ctx.config))
     kept = kept.observe(seen, *summary_columns([arm.name for arm in arms]))
     # few, full files whose rows are in the order of a hash: the same in every run, and mixed already
     kept = kept.hint("rebalance", "arm", "split", "event_date")

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from helpers.encoded_samples import SPEC, planted_rows
 from helpers.sample_files import small_manifest, write_files
-from sie_spark.platform.draws import uniform
+from sie_spark.platform.draws import Draw, uniform
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.sampling_rate import SamplingRate
 from sie_spark.training.feed import Feed
-from sie_spark.training.manifest import Draw, Manifest, Shard
+from sie_spark.training.manifest import Manifest, Shard
 
 
 def feeds(manifest: Manifest, world: int, **options: object) -> list[Feed]:

@@ -13,7 +13,7 @@ import pytest
 from helpers.encoded_samples import planted_rows, settings, write_samples
 from sie_spark.features.samples import split_rows
 from sie_spark.models.store import current_model, load_model
-from sie_spark.platform.draws import uniform
+from sie_spark.platform.draws import Draw, uniform
 from sie_spark.platform.errors import DataError, ModelError, PlatformError, StageOrderError
 from sie_spark.platform.root import locate
 from sie_spark.platform.sampling_rate import correction_of
@@ -21,7 +21,7 @@ from sie_spark.platform.workers import task_slots
 from sie_spark.training import distributed, retrain, train
 from sie_spark.training.arms import base_logit, table_facts
 from sie_spark.training.distributed import check_cluster
-from sie_spark.training.manifest import Draw, Shard, build_manifest
+from sie_spark.training.manifest import Shard, build_manifest
 
 pytestmark = pytest.mark.spark
 

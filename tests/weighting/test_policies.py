@@ -34,9 +34,10 @@ def decided(name: str, row: Row, budget: float = 0.1, **options: Any) -> Any:
     return chosen.decide(row, chosen.solve(row, budget, chosen.options(**options)), NUMPY)
 
 
-def sample_of(row: Row, rate: np.ndarray | None = None) -> SolvingSample:
+def sample_of(row: Row, rate: np.ndarray | None = None, seen: np.ndarray | None = None) -> SolvingSample:
     rate = np.ones(len(row.label)) if rate is None else rate
-    return SolvingSample(row.label, rate, row.p, row.norm, {"grad_norm": row.score})
+    seen = np.zeros(len(row.label), bool) if seen is None else seen
+    return SolvingSample(row.label, rate, seen, row.p, row.norm, {"grad_norm": row.score})
 
 
 def solved(row: Row, rate: np.ndarray | None = None, **weighting: Any) -> list[Arm]:
@@ -289,3 +290,25 @@ def test_unknown_policy_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         POLICIES["rare_events"]
     assert "rare_event" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_that_the_pilot_saw_are_drawn_as_typical_ones_under_an_offset(name: str) -> None:
+    """There p has learnt the row's own label; an offset must not depend on it, a weight 1 / pi may."""
+    row, seen = rows(), np.arange(len(rows().label)) % 10 == 0
+    config = validate(Config, planted_settings(weighting={"policy": name, "budget": 0.2}), where="test")
+    arm = solve_arms(planned(config), sample_of(row, seen=seen))[0]
+    other = Row(row.label, np.where(seen, 0.9, row.p), np.where(seen, 7.0, row.norm), row.score)
+    rate = np.ones(len(seen))
+    one, two = (arm.decide(which, rate, NUMPY, seen=seen) for which in (row, other))
+    if POLICIES[name].corrects_by == "offset":
+        np.testing.assert_array_equal(one.pi, two.pi)
+        np.testing.assert_array_equal(one.offset, two.offset)
+        assert len(np.unique(one.offset[seen])) == 1 < len(np.unique(one.offset[~seen]))
+        assert one.pi.mean() == pytest.approx(0.2, rel=1e-6)  # the budget is still met
+        assert set(arm.typical) == set(POLICIES[name].reads)
+    else:
+        assert arm.typical == {}
+    # a pilot of all rows leaves nothing to draw by, a pilot of none nothing to mend
+    for whole in (np.ones_like(seen), np.zeros_like(seen)):
+        assert solve_arms(planned(config), sample_of(row, seen=whole))[0].typical == {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.encoded_samples import planted_rows, settings, write_samples
-from sie_spark.platform.draws import uniform
+from sie_spark.platform.draws import Draw, uniform
 from sie_spark.platform.errors import ConfigError, DataError
 from sie_spark.weighting import NUMPY, POLICIES, SPARK, Row, weigh
 from sie_spark.weighting.arms import Arm, planned, solve_arms
@@ -49,7 +49,8 @@ def test_columns_equal_arrays_for_every_policy(make_context: Any) -> None:
     write_scores(context)
     scores = context.catalog.read("scores")
     read = {"p", "score_logit_grad_norm", "score_grad_norm"}
-    sample = solving_sample(scores, read, rows=6000, seed=1)
+    pilot = Draw(0.1, 7, "pilot")
+    sample = solving_sample(scores, read, rows=6000, seed=1, pilot=pilot)
     assert len(sample) == 6000
     row = Row(
         F.col("label").cast("double"), F.col("p"), F.col("score_logit_grad_norm"), F.col("score_grad_norm")
@@ -62,18 +63,18 @@ def test_columns_equal_arrays_for_every_policy(make_context: Any) -> None:
     columns: list[Any] = []
     expected: dict[str, np.ndarray] = {}
     for name in sorted(POLICIES):
-        columns += _columns(arms[name], row, name)
-        decision = arms[name].decide(sample.row("grad_norm"), sample.rate, NUMPY)
+        columns += _columns(arms[name], row, name, pilot)
+        decision = arms[name].decide(sample.row("grad_norm"), sample.rate, NUMPY, seen=sample.seen)
         expected |= {f"{name}_{part}": getattr(decision, part) for part in ("pi", "offset", "weight")}
     table = scores.select("sample_id", *columns).toArrow().sort_by("sample_id")
     for name, values in expected.items():
         np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-9, err_msg=name)
 
 
-def _columns(arm: Arm, row: Row, name: str) -> list[Any]:
+def _columns(arm: Arm, row: Row, name: str, pilot: Draw) -> list[Any]:
     from pyspark.sql import functions as F
 
-    decision = arm.decide(row, F.col("sampling_rate"), SPARK)
+    decision = arm.decide(row, F.col("sampling_rate"), SPARK, seen=pilot.column(F.col("sample_id")))
     return [getattr(decision, part).alias(f"{name}_{part}") for part in ("pi", "offset", "weight")]
 
 

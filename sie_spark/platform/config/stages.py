@@ -54,9 +54,12 @@ class Training(Settings):
         "linear",
         description="linear: the rate falls to nothing; with a constant one the last batches decide calibration",
     )
-    weight_decay: float = Field(0.0, ge=0, description="decoupled; embedding tables have their own")
-    embedding_weight_decay: float = Field(
-        0.0, ge=0, description="decoupled, of embedding tables; of a sparse one the rows of the batch decay"
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, of all but embedding tables")
+    embedding_l2: float = Field(
+        0.0,
+        ge=0,
+        description="L2 penalty of ids' embeddings beside the log-loss summed over all rows, as 1 / C of scikit-learn:"
+        " what an id's rows must outweigh",
     )
     tune: Literal["auto", "off"] = Field(
         "auto",
