@@ -206,7 +206,7 @@ def test_more_positives_than_budget_falls_back_and_says_so() -> None:
     assert [arm.name for arm in arms] == ["weighted", "random"]
     assert arms[0].policy.name == "local_case_control" and "local case-control" in arms[0].note
     assert [arm.expected_fraction for arm in arms] == pytest.approx([0.1, 0.1], rel=1e-6)
-    assert not arms[1].note and not solved(rows(), budget=0.1)[0].note
+    assert not arms[1].note and not solved(rows(), budget=0.2)[0].note
 
 
 def test_what_a_policy_does_not_declare_to_read_it_does_not_need() -> None:
