@@ -32,6 +32,7 @@ SMALL = [
     "simulator.days=3",
     "evaluation.bootstrap=20",
     "training.tune=off",
+    "training.refit=false",
     "training.batch_size=128",
     "evaluation.yardstick_rows=2000",
 ]

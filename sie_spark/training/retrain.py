@@ -83,6 +83,8 @@ def run(ctx: Context) -> StageResult:
         for arm, found in done.items()
         for measure, key in (("train_rows", "rows"), ("train_steps", "steps"), ("train_seconds", "seconds"))
     }
+    if ctx.config.training.correct_intercept:
+        metrics |= {f"intercept_shift_{arm}": float(found["shift"]) for arm, found in done.items()}
     inputs = {"training_set": subset, "samples": samples}
     return StageResult(inputs=inputs, metrics=metrics, details=details, skipped=not fresh)
 

@@ -28,7 +28,7 @@ def run(ctx: Context) -> StageResult:
     for name in [*([REFERENCE] if needs_reference(ctx) else []), PILOT]:
         fresh |= _fit(ctx, name, table, encoded, settings)
         done[name] = require_model(ctx.root, name).details
-    details = {"arms": done, "search": settings.found}
+    details = {"arms": done, "search": settings.found, "cautions": _cautions(ctx, settings)}
     ctx.save_details("train", details)
     metrics = {
         f"{name}_{measure}": float(found[measure])
@@ -45,6 +45,15 @@ def needs_reference(ctx: Context) -> bool:
     """Whether a model on all rows is fitted: an arm is that model, or the configuration asks for it."""
     asked = ctx.config.reference.fit
     return any(arm.rows == "all" for arm in ctx.config.arms.values()) if asked is None else asked
+
+
+def _cautions(ctx: Context, settings: FitSettings) -> list[str]:
+    if settings.model.name == ctx.config.model.name:
+        return []
+    return [
+        f"On these rows the linear model did better than every '{ctx.config.model.name}' that was tried: all models of"
+        f" the run are '{settings.model.name}'. More rows may change that; training.tune=off keeps the model given."
+    ]
 
 
 def _fit(

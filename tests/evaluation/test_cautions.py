@@ -50,3 +50,19 @@ def test_what_intervals_and_grouped_metrics_stand_on_is_said() -> None:
     assert "rows are taken as independent" in " ".join(cautions(judged(clusters=one), split_by="time"))
     each = {**one, "groups": 4_000}
     assert "independent" not in " ".join(cautions(judged(clusters=each), split_by="time"))
+
+
+def test_an_arm_below_a_yardstick_by_more_than_the_interval_is_named_with_what_to_try() -> None:
+    yardsticks = [
+        {"name": "constant", "title": "a constant", "rows": 900, "chosen": {}},
+        {"name": "boosted_trees", "title": "boosted trees", "rows": 900, "chosen": {"depth": 4}},
+    ]
+    below = {"name": "full - boosted_trees", "value": -0.0123, "low": -0.02, "high": -0.004}
+    even = {"name": "weighted - boosted_trees", "value": -0.001, "low": -0.02, "high": 0.004}
+    arms = {"full": {"auc": 0.8, "ne": 0.8, "calibration": 1.0}, "constant": {"auc": 0.5, "ne": 1.0}}
+    said = cautions(judged(arms=arms, yardsticks=yardsticks, differences=[even, below]), split_by="time")
+    assert len(said) == 2  # a constant is no better than a constant, and nobody needs to be told
+    assert said[0].startswith(
+        "Boosted trees on 900 rows ranks better than the model on all rows, by 0.0123 AUC"
+    )
+    assert "training.tune=auto" in said[0]

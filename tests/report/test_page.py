@@ -253,3 +253,39 @@ def test_every_bar_fits() -> None:
     known["encode"]["labels"]["train"] |= {"null": 5, "immature": 2_000}
     left_out = [step for step in view(facts(known))["flow"] if step["name"].startswith("no label")]
     assert [(step["kind"], step["rows"]) for step in left_out] == [("lost", "2,005")]
+
+
+def test_yardsticks_stand_beside_the_arms_and_the_search_says_what_it_tried() -> None:
+    found = details()
+    evaluated = found["evaluate"]
+    evaluated["yardsticks"] = [
+        {"name": "boosted_trees", "title": "boosted trees", "rows": 1234, "chosen": {"depth": 4, "trees": 80}}
+    ]
+    evaluated["arms"]["boosted_trees"] = {"auc": 0.7123, "ne": 0.9, "calibration": 1.01, "logloss": 0.2}
+    pair = {"name": "full - boosted_trees", "metric": "auc", "value": 0.02, "low": 0.01, "high": 0.03}
+    evaluated["differences"].append({**pair, "error_bound": 0.0})
+    tried = {"model": {}, "training": {}, "rows": 900, "epochs": 2, "seconds": 1.0}
+    found["train"] = {
+        "search": {
+            "words": "embedding_dim=8",
+            "rows": 900,
+            "validation_rows": 300,
+            "seconds": 12.0,
+            "outcomes": [
+                {**tried, "words": "as configured", "loss": None},
+                {**tried, "words": "embedding_dim=8", "loss": 0.12345},
+            ],
+        }
+    }
+    page = Outline(render(facts(found)))
+    assert "boosted trees" in page.text and "1,234" in page.text and ".7123" in page.text
+    assert "all − trees" in page.text  # among the differences
+    assert "Settings of all fits: embedding_dim=8" in page.text
+    assert page.text.index("0.12345") < page.text.index("failed") and "no test row was read" in page.text
+
+
+def test_a_model_that_predicts_no_better_than_a_constant_gets_no_verdict() -> None:
+    found = details()
+    found["evaluate"]["arms"]["weighted"]["ne"] = 1.02
+    verdict = words.headline(found["evaluate"])
+    assert verdict.title == "No better than a constant" and "weighted subset" in verdict.why

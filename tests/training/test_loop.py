@@ -310,3 +310,24 @@ def test_the_first_rank_that_fails_is_the_one_that_is_told(
     )
     assert isinstance(error, ModelError) and str(error).endswith("failed: RuntimeError: CUDA out of memory")
     assert "executors' logs" in error.remedy
+
+
+@pytest.mark.parametrize("optimiser", ["dense", "sparse"])
+def test_the_penalty_of_ids_is_that_of_the_summed_loss(tmp_path: Path, optimiser: str) -> None:
+    """A linear model at its optimum: each id's gradient of the summed log-loss equals minus the penalty's."""
+    frame = planted_rows(2000, base=-1.0)
+    manifest = write_files(tmp_path, frame, [2000], row_group=2000)
+    settings = Training(
+        epochs=150, batch_size=2000, learning_rate=0.03, embedding_l2=20.0, embedding_optimizer=optimiser
+    )
+    model = build_model(Model(name="lr"), SPEC, seed=0)
+    fit(model, Feed(manifest, SPEC, batch_size=2000, seed=0, shuffle_rows=2000), settings)
+    batch = Batch.from_arrow(table_of(frame), SPEC)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.sparse = False
+    (table,) = [value for name, value in model.named_parameters() if "embedding" in name]
+    (gradient,) = torch.autograd.grad(weighted_loss(model, batch), [table])
+    touched = gradient.abs().sum(1) > 0
+    torch.testing.assert_close(gradient[touched], -20.0 * table[touched].detach(), atol=0.3, rtol=0.05)
+    assert float(table[touched].detach().abs().max()) > 0.05
