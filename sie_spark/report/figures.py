@@ -127,6 +127,7 @@ def differences(entries: Sequence[dict[str, Any]], margin: float, arms: Sequence
         axes.set_yticks(range(len(shown)), labels)
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_xlabel("difference in AUC (95 % interval)")
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y", visible=False)
         axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 

@@ -155,6 +155,15 @@ def variations(one: Candidate, model: Model, training: Training) -> list[Candida
     return [candidate for candidate in dict.fromkeys(made) if candidate != one]
 
 
+def together_with(one: Candidate, others: Sequence[Candidate]) -> Candidate:
+    """A candidate with what several variations of it change; where two change one thing, the first does."""
+    model, training = dict(one.model), dict(one.training)
+    for other in reversed(others):
+        model |= {name: value for name, value in other.model.items() if one.model.get(name) != value}
+        training |= {name: value for name, value in other.training.items() if one.training.get(name) != value}
+    return Candidate(model, training)
+
+
 Run = Callable[["TryOne", int], list[tuple[int, str]]]
 
 
@@ -202,7 +211,10 @@ def search(run: Run, sample: Sample, model: Model, training: Training) -> tuple[
     ]  # on few rows it may be best
     held = of_sample(list(dict.fromkeys([given, *first[:FIRST_SURVIVORS], *linear])))
     best = _best(held)[0]
-    best = _best([best, *of_sample(variations(best.candidate, model, training))])[0]
+    varied = of_sample(variations(best.candidate, model, training))
+    better = [outcome.candidate for outcome in _best(varied) if outcome.loss < best.loss]
+    together = [together_with(best.candidate, some) for some in (better[:2], better) if len(some) > 1]
+    best = _best([best, *varied, *of_sample(list(dict.fromkeys(together)))])[0]
     passes = [
         Candidate(best.candidate.model, {**best.candidate.training, "epochs": number})
         for number in OTHER_PASSES

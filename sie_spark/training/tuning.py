@@ -85,6 +85,9 @@ def tune(ctx: Context, samples: TableRef, encoded: tuple[str, InputSpec]) -> Fit
     if not _searches(ctx, samples) or (kept is not None and ctx.up_to_date(fingerprint)):
         return fit_settings(ctx, samples, name)
     began = time.monotonic()
+    for left in ctx.root.files(FOLDER):  # by a search that was killed
+        if left.endswith(".arrow"):
+            ctx.root.remove(FOLDER, left)
     sample, judged_on = _sample(ctx, samples, spec, fingerprint)
     ctx.progress.say(
         f"train: search for settings on {sample.rows:,} training rows, judged on {judged_on:,} validation rows"

@@ -16,7 +16,15 @@ from helpers.encoded_samples import SPEC, planted_rows
 from helpers.sample_files import table_of
 from sie_spark.platform.config import Model, Training
 from sie_spark.platform.errors import ModelError
-from sie_spark.training.search import Candidate, Sample, TryOne, first_candidates, search, variations
+from sie_spark.training.search import (
+    Candidate,
+    Sample,
+    TryOne,
+    first_candidates,
+    search,
+    together_with,
+    variations,
+)
 
 GIVEN = Training(batch_size=256, epochs=1, learning_rate=1e-5)
 
@@ -56,6 +64,18 @@ def test_a_variation_changes_one_thing() -> None:
         assert {**other.model, **one.model} == other.model and {*one.training} <= {*other.training}
         assert other != one
     assert not any(other.model != {} for other in variations(Candidate({}, {}), Model(name="lr"), Training()))
+
+
+def test_variations_that_help_are_tried_together() -> None:
+    one = Candidate({"wide": True}, {"learning_rate": 0.004, "weight_decay": 1.0})
+    others = [
+        Candidate({"wide": True}, {"learning_rate": 0.002, "weight_decay": 1.0}),
+        Candidate({"wide": True, "dropout": 0.3}, {"learning_rate": 0.004, "weight_decay": 1.0}),
+        Candidate({"wide": True}, {"learning_rate": 0.008, "weight_decay": 1.0}),
+    ]
+    assert together_with(one, others) == Candidate(
+        {"wide": True, "dropout": 0.3}, {"learning_rate": 0.002, "weight_decay": 1.0}
+    )
 
 
 def test_a_fit_that_learns_nothing_is_replaced(tmp_path: Path) -> None:
