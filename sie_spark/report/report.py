@@ -35,7 +35,7 @@ def gather(ctx: Context, tables: list[tuple[str, int, int | None]]) -> Facts:
     config = ctx.config
     made = [
         ("Configuration", config.fingerprint("dataset", "model", "training", "weighting", "evaluation")),
-        ("Model", config.model.name),
+        ("Model", details.get("train", {}).get("search", {}).get("model", {}).get("name", config.model.name)),
         ("Seed", f"{config.training.seed} (fit), {config.weighting.seed} (draw)"),
         ("sie_spark", __version__),
         ("Spark", str(ctx.spark.version)),

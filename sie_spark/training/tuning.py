@@ -21,7 +21,7 @@ from sie_spark.platform.draws import at_most, uniform
 from sie_spark.platform.errors import StageOrderError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.result import TableRef
-from sie_spark.training.search import Outcome, Sample, in_tasks, search
+from sie_spark.training.search import Sample, in_tasks, search
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -100,7 +100,6 @@ def tune(ctx: Context, samples: TableRef, encoded: tuple[str, InputSpec]) -> Fit
         "rows": sample.rows,
         "validation_rows": judged_on,
         "outcomes": [outcome.as_dict() for outcome in outcomes],
-        "gain": _gain(outcomes),
         "seconds": time.monotonic() - began,
     }
     ctx.root.write_bytes(json.dumps(kept, sort_keys=True).encode(), FOLDER, f"{fingerprint}.json")
@@ -129,15 +128,6 @@ def _has_validation(ctx: Context, samples: TableRef) -> bool:
 def _fingerprint(ctx: Context, samples: TableRef, encoded: str) -> str:
     code = model_code(ctx.config.model, *CODE)
     return ctx.fingerprint("tune", "model", "training", code=code, samples=samples.content, encoder=encoded)
-
-
-def _gain(outcomes: list[Outcome]) -> float | None:
-    """Validation log-loss of the configuration less that of the choice, where both saw the same rows."""
-    last = [outcome for outcome in outcomes if outcome.rows == outcomes[-1].rows]
-    given = [
-        outcome.loss for outcome in last if not outcome.candidate.model and not outcome.candidate.training
-    ]
-    return given[0] - min(outcome.loss for outcome in last) if given else None
 
 
 def _sample(ctx: Context, samples: TableRef, spec: InputSpec, name: str) -> tuple[Sample, int]:

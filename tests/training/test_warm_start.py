@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from sie_spark.features.vocabulary import Hashed, Ids, Vocabulary
 from sie_spark.models import build_model
 from sie_spark.models.store import encoder_beside, encoder_of, save_model
 from sie_spark.platform.config import Model
-from sie_spark.platform.errors import ModelError
+from sie_spark.platform.errors import ConfigError, ModelError
 from sie_spark.platform.root import Root, read_bytes
+from sie_spark.training.publish import publish, published_model
 from sie_spark.training.warm_start import Start, begin_with
 
 SETTINGS = Model(name="dcnv2", embedding_dim=4, hidden=[8], number_bins=3, wide=True)
@@ -87,3 +89,34 @@ def test_what_cannot_be_matched_is_refused_by_name(tmp_path: Path) -> None:
         encoder_beside(uri, "0000")
     with pytest.raises(ModelError, match="no model of this version"):
         encoder_of(b"not a model", where="x.pt")
+
+
+def test_a_published_model_comes_back_with_its_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What MLflow holds of a model is enough for another root's fits to start from it."""
+    import mlflow
+
+    there, here = Root(tmp_path / "there"), Root(tmp_path / "here")
+    uri, model = older_model(there, Vocabulary(3, ("red", "blue")))
+    known = encoder_of(read_bytes(uri), where=uri)
+    encoder = encoder_with(("ann", "bob"), Vocabulary(3, ("red", "blue")))
+    example = {
+        "cat": torch.tensor([[1], [2]]),
+        "dense": torch.zeros(2, 1),
+        "tags": torch.tensor([[1, 0, 0], [2, 1, 0]]),
+    }
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        with mlflow.start_run():
+            beside = [uri, encoder_beside(uri, known)]
+            logged = publish(model, encoder.inputs, example, name="model_weighted", beside=beside)
+        place = published_model(SimpleNamespace(root=here), logged)
+        with pytest.raises(ConfigError, match="start mlflow:models:/none/1"):
+            published_model(SimpleNamespace(root=here), "models:/none/1")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert read_bytes(place) == read_bytes(uri) and place.startswith(here.uri)
+    assert Encoder.load(encoder_beside(place, known)) == encoder
