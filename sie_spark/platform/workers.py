@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 # what the functions that run there need: torch and all others come with the modules that use them
-MODULES = ("torch", "sie_spark", "sie_spark.importance.worker", "sie_spark.training.job")
+MODULES = (
+    *("torch", "sie_spark", "sie_spark.importance.worker", "sie_spark.training.job"),
+    "sie_spark.evaluation.yardsticks",
+)
 MOST = 64  # workers asked
 # run by the worker's own Python in a process of its own, as a rank is: it inherits no path that Spark added
 CODE = """
