@@ -238,6 +238,8 @@ def _settings(
 
 def _try(run: Run, function: TryOne, tried: Sequence[Candidate]) -> list[Outcome]:
     """A round."""
+    if not tried:
+        return []
     rows = run(function, len(tried))
     outcomes = []
     for at, text in sorted(rows):

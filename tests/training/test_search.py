@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def test_a_fit_that_learns_nothing_is_replaced(tmp_path: Path) -> None:
     assert found < 1.02 * min(
         o.loss for o in outcomes if o.candidate.model.get("name") == "lr" and o.rows == 900
     )
+
+
+def test_a_candidate_that_no_variation_betters_stays(tmp_path: Path) -> None:
+    """Every outcome the same: nothing is left to try together, and the configuration is as good as any."""
+    sample = sample_of(tmp_path, planted_rows(64, seed=1), planted_rows(64, seed=2))
+    same = json.dumps({"rows": 64, "loss": 0.5, "epochs": 1, "seconds": 0.0})
+    best, outcomes = search(lambda _, number: [(at, same) for at in range(number)], sample, Model(), GIVEN)
+    assert best == first_candidates(Model(), GIVEN, 64)[0] and len(outcomes) > 21
 
 
 def test_all_that_fail_are_named(tmp_path: Path) -> None:
