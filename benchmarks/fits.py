@@ -412,8 +412,11 @@ def random_arm(rows: Rows, model: Model, training: Training, limit: int, seed: i
 
 def weighted_arm(rows: Rows, model: Model, training: Training, limit: int, seed: int) -> Found:
     """The default policy on the scores of a pilot."""
-    seen = uniform(len(rows.both), seed, "pilot") < SHARE
-    train, both = kept(rows, seen.astype(float), seed)
+    for attempt in range(100):
+        seen = uniform(len(rows.both), seed, f"pilot{attempt}" if attempt else "pilot") < SHARE
+        train, both = kept(rows, seen.astype(float), seed)
+        if two_classes(train):
+            break
     asked = budgeted(training, len(train), len(rows.train))
     pilot, cost = fitted(train, both, rows.validation, rows.spec, model, asked, seed)
     policy, decision = decided(rows.both, pilot, seen, SHARE)
@@ -474,6 +477,11 @@ ARMS: dict[str, Callable[[Rows, Model, Training, int, int], Found]] = {
 }
 
 
+def two_classes(batch: Batch) -> bool:
+    """Whether there is something to learn."""
+    return 0 < float(batch.label.sum()) < len(batch)
+
+
 def kept(
     rows: Rows, pi: np.ndarray, seed: int, offset: Any = None, weight: Any = None
 ) -> tuple[Batch, Batch]:
@@ -487,9 +495,14 @@ def kept(
             torch.from_numpy(np.asarray(weight, np.float32)),
             everything.sample_id,
         )
-    keep_ = torch.from_numpy(np.flatnonzero(uniform(len(everything), seed, "keep") < pi))
-    keep_ = keep_[torch.randperm(len(keep_), generator=torch.Generator().manual_seed(seed))]
-    return everything.take(keep_[keep_ < len(rows.train)]), everything.take(keep_)
+    for attempt in range(100):  # a stage refuses rows of one class; on few clicks another draw is made
+        purpose = f"keep{attempt}" if attempt else "keep"
+        chosen = torch.from_numpy(np.flatnonzero(uniform(len(everything), seed, purpose) < pi))
+        chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
+        train = everything.take(chosen[chosen < len(rows.train)])
+        if two_classes(train):
+            break
+    return train, everything.take(chosen)
 
 
 # ---------------------------------------------------------------- measures
