@@ -55,4 +55,5 @@ def test_the_yaml_of_readme_takes_a_log_to_samples(make_context, tmp_path: Path)
         for row in rows(ctx.catalog.read("impressions").where("item_id IN ('a', 'b')"))
     }
     assert found == {("a", 1): (1, 1, 0), ("b", 1): (0, 0, 0), ("a", 2): (0, 0, 0)}
-    assert encode.run(ctx).rows.kept == 43
+    # one is left out: its hour for a click ends after the validation rows begin
+    assert encode.run(ctx).rows.as_dict() == {"read": 43, "kept": 42, "quarantined": 0, "duplicate": 0}

@@ -23,8 +23,8 @@ THREE_MORE = ("MERGE", {}, {"numTargetRowsInserted": "3", "numTargetRowsDeleted"
 TWO_LESS = ("MERGE", {}, {"numTargetRowsInserted": "0", "numTargetRowsDeleted": "2"})
 APPENDED = ("WRITE", {"mode": "Append"}, {"numOutputRows": "4"})
 ROWS = """
-    SELECT 'weighted' AS arm, DATE'2024-03-01' AS event_date, 1 AS id
-    UNION ALL SELECT 'random', DATE'2024-03-02', 2
+    SELECT 'weighted' AS arm, 'train' AS split, DATE'2024-03-01' AS event_date, 1 AS id
+    UNION ALL SELECT 'random', 'train', DATE'2024-03-02', 2
 """
 COMPACTED = ("OPTIMIZE", {}, {"numOutputRows": "99"})
 
@@ -113,7 +113,7 @@ def interrupted(rows: DataFrame, folder: Path) -> DataFrame:
             time.sleep(0.05)
         yield from batches
 
-    return rows.coalesce(1).mapInPandas(wait, "arm string, event_date date, id int")
+    return rows.coalesce(1).mapInPandas(wait, "arm string, split string, event_date date, id int")
 
 
 @pytest.mark.spark

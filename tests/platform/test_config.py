@@ -201,3 +201,8 @@ def test_every_shipped_data_set_loads() -> None:
     for name in names:
         made = load_config(name).dataset
         assert made.name == name and made.features
+
+
+@pytest.mark.parametrize(("word", "meant"), [("off", "off"), ("auto", "auto"), ("on", "auto")])
+def test_off_is_a_word_that_yaml_reads_as_false(word: str, meant: str) -> None:
+    assert load_config("trivago", overrides=[f"training.tune={word}"]).training.tune == meant

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sie_spark.platform.config.base import Settings
 from sie_spark.platform.errors import ConfigError
@@ -101,6 +101,12 @@ class Training(Settings):
     shuffle_rows: int = Field(
         200_000, ge=1, description="rows a rank holds decoded at most, shuffled in quarters"
     )
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: Any) -> Any:
+        """YAML reads off as false, and on as true."""
+        return {False: "off", True: "auto"}[given] if isinstance(given, bool) else given
 
     @property
     def parts(self) -> tuple[str, ...]:
