@@ -17,6 +17,8 @@ from sie_spark.training.tuning import FitSettings, tune
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+FEW_POSITIVES = 50  # of the validation rows
+
 
 def run(ctx: Context) -> StageResult:
     """Search for settings, then fit ``models/reference`` on all training rows and ``models/pilot`` on some of them."""
@@ -48,11 +50,19 @@ def needs_reference(ctx: Context) -> bool:
 
 
 def _cautions(ctx: Context, settings: FitSettings) -> list[str]:
+    said = []
+    positives = settings.found.get("validation_positives", FEW_POSITIVES)
+    if positives < FEW_POSITIVES:
+        said.append(
+            f"Only {positives:,} positive validation rows: the settings of all fits are chosen little better than by"
+            " chance, and models may rank worse than plain ones."
+        )
     if settings.model.name == ctx.config.model.name:
-        return []
+        return said
     return [
+        *said,
         f"On these rows the linear model did better than every '{ctx.config.model.name}' that was tried: all models of"
-        f" the run are '{settings.model.name}'. More rows may change that; training.tune=off keeps the model given."
+        f" the run are '{settings.model.name}'. More rows may change that; training.tune=off keeps the model given.",
     ]
 
 

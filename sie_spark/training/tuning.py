@@ -88,7 +88,7 @@ def tune(ctx: Context, samples: TableRef, encoded: tuple[str, InputSpec]) -> Fit
     for left in ctx.root.files(FOLDER):  # by a search that was killed
         if left.endswith(".arrow"):
             ctx.root.remove(FOLDER, left)
-    sample, judged_on = _sample(ctx, samples, spec, fingerprint)
+    sample, judged_on, positives = _sample(ctx, samples, spec, fingerprint)
     ctx.progress.say(
         f"train: search for settings on {sample.rows:,} training rows, judged on {judged_on:,} validation rows"
     )
@@ -99,6 +99,7 @@ def tune(ctx: Context, samples: TableRef, encoded: tuple[str, InputSpec]) -> Fit
         "words": best.words,
         "rows": sample.rows,
         "validation_rows": judged_on,
+        "validation_positives": positives,
         "outcomes": [outcome.as_dict() for outcome in outcomes],
         "seconds": time.monotonic() - began,
     }
@@ -130,8 +131,8 @@ def _fingerprint(ctx: Context, samples: TableRef, encoded: str) -> str:
     return ctx.fingerprint("tune", "model", "training", code=code, samples=samples.content, encoder=encoded)
 
 
-def _sample(ctx: Context, samples: TableRef, spec: InputSpec, name: str) -> tuple[Sample, int]:
-    """The rows of least draw of both parts, written for the workers; and how many validation rows they are."""
+def _sample(ctx: Context, samples: TableRef, spec: InputSpec, name: str) -> tuple[Sample, int, int]:
+    """Rows of both parts, written for the workers; how many validation rows, and positives among them, they are."""
     most = ctx.config.training.tune_rows
     tables = [
         _marked(_drawn(ctx, part_rows(ctx, samples.version, [part]), limit, spec), part == "validation")
@@ -144,7 +145,7 @@ def _sample(ctx: Context, samples: TableRef, spec: InputSpec, name: str) -> tupl
     data = sink.getvalue()
     uri = ctx.root.write_bytes(data, FOLDER, f"{name}.arrow")
     sample = Sample(uri, hashlib.sha256(data).hexdigest(), spec.as_dict(), tables[0].num_rows)
-    return sample, tables[1].num_rows
+    return sample, tables[1].num_rows, int((tables[1].column("label").to_numpy() > 0).sum())
 
 
 def _marked(table: pa.Table, validation: bool) -> pa.Table:

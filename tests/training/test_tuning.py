@@ -62,6 +62,7 @@ def test_search_fits_and_refits_and_no_test_row_is_looked_at(make_context: Any, 
     for name in ("pilot", "reference"):
         assert torch.equal(weights(contexts[0], name), weights(contexts[1], name))
 
+    assert one["validation_positives"] >= 50 and not results[0].cautions
     context, arms = contexts[0], results[0].details["arms"]
     assert one["rows"] == pytest.approx(800, abs=100) and len(one["outcomes"]) >= 8
     reference = arms["reference"]
