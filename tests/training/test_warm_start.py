@@ -110,7 +110,7 @@ def test_a_published_model_comes_back_with_its_encoder(
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:
-        with mlflow.start_run():
+        with mlflow.start_run(experiment_id=mlflow.create_experiment("published")):
             beside = [uri, encoder_beside(uri, known)]
             logged = publish(model, encoder.inputs, example, name="model_weighted", beside=beside)
         place = published_model(SimpleNamespace(root=here), logged)
