@@ -134,7 +134,8 @@ def replicate_group_auc(groups: DataFrame, *, replicates: int, seed: int) -> dic
 
     sums = groups.coalesce(PARTS).mapInArrow(GroupReplicates(replicates, seed), RATIOS)
     found: dict[str, NDArray[np.float64]] = {}
-    for row in sums.groupBy("arm", "replicate").agg(F.sum("top"), F.sum("bottom")).collect():
+    ratios = sums.groupBy("arm", "replicate").agg(F.sum("top"), F.sum("bottom"))
+    for row in ratios.collect():  # replicates x arms
         values = found.setdefault(row["arm"], np.full(replicates, np.nan))
         if row["sum(bottom)"]:
             values[row["replicate"]] = row["sum(top)"] / row["sum(bottom)"]

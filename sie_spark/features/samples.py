@@ -21,7 +21,7 @@ Part = Literal["train", "validation", "test"]
 
 def split_rows(ctx: Context, version: int, part: Part) -> DataFrame:
     """The encoded rows of a part; no fit, score or weight looks at those of ``test``."""
-    return ctx.catalog.read("samples", version=version).where(f"split = '{part}'")
+    return part_rows(ctx, version, [part])
 
 
 def part_rows(ctx: Context, version: int, parts: Sequence[str]) -> DataFrame:

@@ -74,7 +74,7 @@ def cautions(ctx: Context, events: DataFrame, days: Facts, dates: Sequence[str])
     if not found.rejected:
         return []
     rows = rejected(events.where(dates_in(found.where[-1:])), dataset).select("record").limit(SAMPLE)
-    records = [json.loads(row[0]) for row in rows.collect()]
+    records = [json.loads(row[0]) for row in rows.collect()]  # at most SAMPLE
     _, kinds = outcome_values(events, dataset)
     # most rows hold an outcome, or the run would have stopped
     seen = {name: dict.fromkeys([*(record[name] for record in records), "0", "1"]) for name in kinds}

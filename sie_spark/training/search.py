@@ -87,6 +87,7 @@ class Outcome:
     loss: float
     epochs: int
     seconds: float
+    error: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the report."""
@@ -205,7 +206,13 @@ def search(run: Run, sample: Sample, model: Model, training: Training) -> tuple[
         return found
 
     given, *others = first_candidates(model, training, sample.rows)
-    first = [outcome.candidate for outcome in _best(of_sample([given, *others], FIRST_SHARE))]
+    ranked = _best(of_sample([given, *others], FIRST_SHARE))
+    if math.isinf(ranked[0].loss):  # of a later round some, or all, may fail: an earlier one stays the best
+        raise ModelError(
+            f"every candidate of the search failed: {ranked[0].error or 'its loss is not finite'}",
+            remedy="mend what the message names, or set training.tune=off",
+        )
+    first = [outcome.candidate for outcome in ranked]
     linear = [one for one in first if one.model.get("name") == LINEAR["name"]][
         :1
     ]  # on few rows it may be best
@@ -246,14 +253,8 @@ def _try(run: Run, function: TryOne, tried: Sequence[Candidate]) -> list[Outcome
         outcome = json.loads(text)
         if outcome.get("error"):
             outcome |= {"loss": math.inf, "epochs": 0}
-        outcomes.append(
-            Outcome(tried[at], outcome["rows"], outcome["loss"], outcome["epochs"], outcome["seconds"])
-        )
-    if all(math.isinf(outcome.loss) for outcome in outcomes):
-        raise ModelError(
-            f"every candidate of the search failed: {json.loads(rows[0][1]).get('error', 'its loss is not finite')}",
-            remedy="mend what the message names, or set training.tune=off",
-        )
+        kept = ("rows", "loss", "epochs", "seconds", "error")
+        outcomes.append(Outcome(tried[at], **{name: outcome.get(name, "") for name in kept}))
     return outcomes
 
 

@@ -102,6 +102,21 @@ def test_a_candidate_that_no_variation_betters_stays(tmp_path: Path) -> None:
     assert best == first_candidates(Model(), GIVEN, 64)[0] and len(outcomes) > 21
 
 
+def test_later_rounds_may_fail_as_a_whole(tmp_path: Path) -> None:
+    """A doubled rate that diverges is no reason to give up what was found before it."""
+    sample, rounds = sample_of(tmp_path, planted_rows(64, seed=1), planted_rows(64, seed=2)), []
+
+    def run(_: TryOne, number: int) -> list[tuple[int, str]]:
+        rounds.append(number)
+        said = {"rows": 64, "seconds": 0.0}
+        said |= {"loss": 0.5, "epochs": 1} if len(rounds) < 3 else {"error": "the loss is not finite"}
+        return [(at, json.dumps(said)) for at in range(number)]
+
+    best, outcomes = search(run, sample, Model(), GIVEN)
+    assert best == first_candidates(Model(), GIVEN, 64)[0] and len(rounds) > 2
+    assert outcomes[-1].error and outcomes[-1].as_dict()["loss"] is None
+
+
 def test_all_that_fail_are_named(tmp_path: Path) -> None:
     frame = planted_rows(300, seed=1)
     frame["dense"] = [np.array([np.nan, 1.0], np.float32)] * len(frame)
