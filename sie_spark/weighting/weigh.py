@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.platform.config.arms import CANDIDATE
@@ -11,6 +12,7 @@ from sie_spark.platform.errors import DataError
 from sie_spark.platform.result import StageResult
 from sie_spark.weighting.arms import Arm, planned, solve_arms
 from sie_spark.weighting.examples import top_examples
+from sie_spark.weighting.facts import arm_facts, fact_columns, fact_metrics, id_coverage, read_columns
 from sie_spark.weighting.select import kept_rows, summary_columns
 from sie_spark.weighting.solving_sample import solving_sample
 
@@ -33,6 +35,7 @@ def run(ctx: Context) -> StageResult:
             inputs, {"training_set": table}, metrics=_metrics(details), details=details, skipped=True
         )
 
+    began = time.monotonic()
     scores = ctx.catalog.read("scores", version=source.version)
     settings = ctx.config.weighting
     columns = {column for plan in plans for column in plan.columns}
@@ -43,8 +46,8 @@ def run(ctx: Context) -> StageResult:
     for arm in arms:
         if arm.note:
             ctx.progress.warn(arm.note)
-    ref, found = _write(ctx, scores, arms, fingerprint)
-    details = _details(arms, found, source.rows or 0)
+    ref, found, read = _write(ctx, scores, arms, fingerprint)
+    details = {**_details(arms, found, read, source.rows or 0), "seconds": time.monotonic() - began}
     empty = next((name for name, found in details["arms"].items() if not found["kept"]), None)
     if empty is not None:
         raise DataError(
@@ -52,6 +55,9 @@ def run(ctx: Context) -> StageResult:
             " expected",
             remedy=f"raise weighting.budget or arms.{empty}.budget",
         )
+    kept = ctx.catalog.read("training_set", version=ref.version)
+    for name, ids in id_coverage(ctx, scores, kept, settings.seed).items():
+        details["arms"][name]["ids"] = ids
     details["top"] = top_examples(ctx, scores, f"score_{settings.score}")
     details["cautions"] = _cautions(details["arms"])
     details["encoder"] = ctx.load_details("score").get("encoder")
@@ -59,20 +65,26 @@ def run(ctx: Context) -> StageResult:
     return StageResult(inputs, {"training_set": ref}, metrics=_metrics(details), details=details)
 
 
-def _write(ctx: Context, scores: DataFrame, arms: list[Arm], fingerprint: str) -> tuple[Any, dict[str, Any]]:
+def _write(
+    ctx: Context, scores: DataFrame, arms: list[Arm], fingerprint: str
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The table, and what was seen in the same pass of the kept rows and of all rows."""
     from pyspark.sql import Observation
 
-    seen = Observation("weigh")
+    read, seen = Observation("weigh_read"), Observation("weigh")
+    scores = scores.observe(read, *read_columns())
     kept = kept_rows(scores, arms, seed=ctx.config.weighting.seed, pilot=pilot_sample(ctx.config))
-    kept = kept.observe(seen, *summary_columns([arm.name for arm in arms]))
+    kept = kept.observe(seen, *summary_columns([arm.name for arm in arms]), *fact_columns(arms))
     # few, full files whose rows are in the order of a hash: the same in every run, and mixed already
     kept = kept.hint("rebalance", "arm", "split", "event_date")
     kept = kept.sortWithinPartitions("arm", "split", "event_date", "sample_id")
     ref = ctx.catalog.replace(kept, "training_set", fingerprint=fingerprint, job="weigh")
-    return ref, seen.get if ref.rows else {}  # of no rows Spark observes nothing, not even zeros
+    if not ref.rows:
+        return ref, {}, {}  # of no rows Spark observes nothing, not even zeros
+    return ref, seen.get, read.get
 
 
-def _details(arms: list[Arm], found: dict[str, Any], rows: int) -> dict[str, Any]:
+def _details(arms: list[Arm], found: dict[str, Any], read: dict[str, Any], rows: int) -> dict[str, Any]:
     described = {}
     for arm in arms:
         kept = int(found.get(f"{arm.name}:kept") or 0)
@@ -88,6 +100,7 @@ def _details(arms: list[Arm], found: dict[str, Any], rows: int) -> dict[str, Any
             "positives": positive,
             "positive_share": positive / kept if kept else 0.0,
             "estimated_rows": float(found.get(f"{arm.name}:inverse") or 0),
+            **arm_facts(arm, found, read),
         }
     return {"rows": rows, "arms": described}
 
@@ -111,11 +124,12 @@ def _cautions(arms: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _metrics(details: dict[str, Any]) -> dict[str, float]:
-    """Of the candidate in plain names; of every other arm the rows it kept."""
+    """Of the candidate in plain names; of every other arm its facts, with its name behind them."""
     metrics = {}
     for name, arm in details.get("arms", {}).items():
         if name != CANDIDATE:
             metrics[f"kept_rows_{name}"] = float(arm["kept"])
+            metrics |= {f"{word}_{name}": value for word, value in fact_metrics(arm).items()}
             continue
         metrics |= {
             "kept_fraction": float(arm["kept_fraction"]),
@@ -124,5 +138,6 @@ def _metrics(details: dict[str, Any]) -> dict[str, float]:
             "ess": float(arm["ess"]),
             "positive_share": float(arm["positive_share"]),
             "biased": float(arm["biased"]),
+            **fact_metrics(arm),
         }
     return metrics
