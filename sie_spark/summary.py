@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sie_spark.evaluation.costs import in_a_line
+from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.progress import Progress
 from sie_spark.platform.result import StageResult
 
@@ -32,6 +34,9 @@ def show(progress: Progress, result: StageResult, details: dict[str, Any]) -> No
         f"; subset keeps {kept:.1%} of the training rows" if kept else ""
     )
     progress.table(title, ["trained on", "AUC [95 %]", "norm. entropy", "log-loss", "calibration"], rows)
+    cost = details.get("costs", {}).get("arms", {}).get(CANDIDATE)
+    if cost:
+        progress.say(in_a_line(CANDIDATE, cost))
     for sentence in result.cautions:
         progress.warn(sentence)
     if result.rows is not None and result.rows.read:

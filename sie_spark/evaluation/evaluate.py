@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sie_spark.evaluation import counts
 from sie_spark.evaluation.bins import add_bins, lay_bins
 from sie_spark.evaluation.cautions import cautions
+from sie_spark.evaluation.costs import cost_metrics, costs_now
 from sie_spark.evaluation.counts import Clusters
 from sie_spark.evaluation.predict import ArmModel, PredictRows
 from sie_spark.evaluation.replicates import replicate_group_auc, replicate_metrics
@@ -76,7 +77,11 @@ def run(ctx: Context) -> StageResult:
     )
     inputs = {"samples": samples}
     done = ctx.finished(JOB, fingerprint, table="metrics")
+    costs = costs_now(ctx)
     if done is not None:
+        if done.get("costs") != costs:  # what was measured anew changes no judgement
+            done = {**done, "costs": costs}
+            ctx.save_details(JOB, done, fingerprint=fingerprint)
         outputs = {name: ctx.catalog.ref(name) for name in ("predictions", "metrics")}
         return StageResult(inputs, outputs, metrics=_metrics(done), details=done, skipped=True)
 
@@ -104,6 +109,7 @@ def run(ctx: Context) -> StageResult:
     }
     split_by = ctx.load_details("encode").get("split", {}).get("by", "time")
     details["cautions"] = cautions(details, split_by=split_by)
+    details["costs"] = costs
     outputs["metrics"] = _write_metrics(ctx, details, samples, fingerprint)
     ctx.save_details(JOB, details, fingerprint=fingerprint)
     return StageResult(inputs, outputs, metrics=_metrics(details), details=details)
@@ -351,7 +357,7 @@ def _metrics(details: dict[str, Any]) -> dict[str, float]:
         for name in REPORTED
         for arm, values in details.get("arms", {}).items()
         if values.get(name) is not None
-    }
+    } | cost_metrics(details.get("costs", {}))
 
 
 def _finite(value: float) -> float | None:

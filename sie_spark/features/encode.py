@@ -258,6 +258,7 @@ def _kept(columns: Sequence[str]) -> list[Column]:
         F.col("event_date"),
         F.col("event_ts"),
         F.xxhash64(group).alias("group_id"),
+        (F.xxhash64("list_id") if "list_id" in columns else F.lit(None).cast("bigint")).alias("request_id"),
         optional("position", "int"),
         F.col("label").cast("float").alias("label"),
         optional("sampling_rate", "float", 1.0),

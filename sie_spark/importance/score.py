@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         return StageResult(
             inputs, {"scores": scores}, metrics=_metrics(details), details=details, skipped=True
         )
+    began = time.monotonic()
     settings = ctx.config.importance
     if work.plan.gradient:
         # a model without exact gradients fails here, by parameter, and not inside a thousand tasks
@@ -109,6 +111,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         "made_by": fingerprint,
         "summary": counts["summary"],
         "encoder": encoded,
+        "seconds": time.monotonic() - began + _seconds_before(ctx, work),
     }
     ctx.save_details("score", details, fingerprint=fingerprint)
     return StageResult(inputs, {"scores": written}, metrics=_metrics(details), details=details)
@@ -176,6 +179,11 @@ def _held(ctx: Context, base: str) -> dict[str, str]:
         return {}
     made = ctx.catalog.fingerprint("scores") == details.get("made_by")
     return dict(details["versions"]) if made else {}
+
+
+def _seconds_before(ctx: Context, work: _Work) -> float:
+    """What the columns took that are taken over, with all that was computed beside them."""
+    return float(ctx.load_details("score").get("seconds", 0.0)) if work.kept else 0.0
 
 
 def _rows(ctx: Context, samples: TableRef, work: _Work) -> DataFrame:

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.result import ordered_cautions
-from sie_spark.report import figures, words
+from sie_spark.report import figures, ledger, words
 from sie_spark.report.words import number, ratio
 
 CELLS = (
@@ -73,6 +73,7 @@ def view(facts: Facts) -> dict[str, Any]:
     verdict = words.headline(evaluated)
     clusters = evaluated.get("clusters", {})
     group = clusters.get("group", "group")
+    titles, costs = dict(evaluated.get("titles", [])), evaluated.get("costs", {})
     days = [row["date"] for row in facts.of("impressions").get("by_date", []) if row["date"] != NO_DAY]
     return {
         "title": f"{verdict.title} – {facts.dataset}",
@@ -88,6 +89,9 @@ def view(facts: Facts) -> dict[str, Any]:
         "group_one": group,
         "figures": _figures(facts),
         "kept_facts": _kept_facts(weighed),
+        "kept": ledger.kept(facts.of("weigh").get("arms", {}), titles),
+        "costs": ledger.costs(costs, titles),
+        "started": ledger.started(costs, titles),
         "cautions": facts.cautions(),
         "slices": _slices(evaluated.get("slices", []), list(dict(evaluated.get("titles", [])))),
         "titles": [title for _, title in evaluated.get("titles", [])],

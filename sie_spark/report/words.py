@@ -125,6 +125,20 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
+def small_seconds(value: float) -> str:
+    """20 µs, 1.2 ms."""
+    return f"{value * 1e6:.0f} µs" if value < 1e-3 else f"{value * 1e3:.1f} ms"
+
+
+def percent(share: float) -> str:
+    """58 %, and 95.7 % near either end; 100 % is said of all alone, 0 % of nothing."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 <= share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.{1 if 0 < share < 0.1 or 0.9 < share < 1 else 0}f} %"
+
+
 def readable(features: dict[str, Any], limit: int = 6) -> str:
     """The features of a sample in one line, those that say nothing (null, 0) left out."""
     said = []

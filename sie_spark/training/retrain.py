@@ -39,10 +39,13 @@ def run(ctx: Context) -> StageResult:
     check_subset(ctx, encoded[0])
     settings = fit_settings(ctx, samples, encoded[0])
     full_rows = part_rows(ctx, samples.version, ["train"]).count()
+    # where weigh recommends to keep all rows, the training set holds no copy of them
+    kept = ctx.load_details("weigh").get("arms", {})
+    everything = {name for name, found in kept.items() if found.get("keeps_all")}
     done: dict[str, Any] = {}
     fresh = False
     for name, arm in ctx.config.arms.items():
-        whole = arm.rows == "all"
+        whole = arm.rows == "all" or name in everything
         source = samples if whole else subset
         start = starting_model(ctx, name, arm, encoded[0])
         fingerprint = ctx.fingerprint(

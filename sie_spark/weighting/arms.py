@@ -78,6 +78,17 @@ class Arm:
         )
 
     @property
+    def columns(self) -> set[str]:
+        """Columns of ``scores`` behind pi; of a request's score, the one that it sums."""
+        scores = [self.score and self.score.removeprefix("request_"), RARITY if self.id_floor else None]
+        return {*self.policy.reads, *(f"score_{name}" for name in scores if name)}
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether it takes every row as it is: then nothing is copied, and it is fitted on ``samples``."""
+        return self.expected_fraction >= 1 and not self.policy.biased and self.rate == SamplingRate()
+
+    @property
     def policy_version(self) -> str:
         """Policy, version of its formula, hash of its constants."""
         constants = [self.constants, self.typical, self.score, self.id_floor, self.unit]
@@ -103,6 +114,7 @@ class Arm:
         return {
             "policy": self.policy.name,
             "policy_version": self.policy_version,
+            "keeps_all": self.keeps_all,
             "score": self.score,
             "unit": self.unit,
             "id_floor": self.id_floor,

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from sie_spark.features.samples import encoder, split_rows
 from sie_spark.models.store import REFERENCE, before_refit, current_model
+from sie_spark.platform.code import code_digest
 from sie_spark.platform.config.budget import AUTO
 from sie_spark.platform.context import Context
 from sie_spark.platform.draws import at_most, pilot_sample, uniform
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 FOLDER = "trials"
+
+
+def depends_on(ctx: Context, plans: Sequence[Plan]) -> dict[str, Any]:
+    """What budgets that are a time, or auto, depend on beside the scores; nothing for others."""
+    if not any(isinstance(plan.budget, str) for plan in plans):
+        return {}
+    reference = current_model(ctx.root, REFERENCE)
+    return {
+        "reference": reference and reference.fingerprint,
+        "margin": ctx.config.evaluation.margin,
+        "training": ctx.config.fingerprint("training"),
+        "code": code_digest("sie_spark.training.budget", "sie_spark.training.trial"),
+    }
 
 
 def full_fit(ctx: Context, samples: TableRef, rows: int) -> FullFit | None:

@@ -437,6 +437,7 @@ def test_stage(make_context: Any) -> None:
     before = {row[0]: row[1] for row in rows.select("sample_id", "score_loss").collect()}
     added = score.run(more)
     assert added.details["computed"] == ["score_entropy"]
+    assert added.details["seconds"] > result.details["seconds"]  # with those of the columns taken over
     table = more.catalog.read("scores")
     assert {"score_entropy", "score_loss", "p"} <= set(table.columns) and "score_error" not in table.columns
     assert {row[0]: row[1] for row in table.select("sample_id", "score_loss").collect()} == before
