@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 FOLDER, PURPOSE = "tuning", "tune"
+# settings of fits that no candidate of the search reads: changing one asks for no other search
+UNREAD = {
+    "cost_cap",
+    "correct_intercept",
+    "refit",
+    "keep_epochs",
+    "processes",
+    "distributed",
+    "backend",
+    "shuffle_rows",
+    "validation_rows",
+}
 CODE = (
     "sie_spark.platform.draws",
     *(
@@ -128,7 +140,10 @@ def _has_validation(ctx: Context, samples: TableRef) -> bool:
 
 def _fingerprint(ctx: Context, samples: TableRef, encoded: str) -> str:
     code = model_code(ctx.config.model, *CODE)
-    return ctx.fingerprint("tune", "model", "training", code=code, samples=samples.content, encoder=encoded)
+    training = ctx.config.training.model_dump(mode="json", exclude=UNREAD)
+    return ctx.fingerprint(
+        "tune", "model", code=code, training=training, samples=samples.content, encoder=encoded
+    )
 
 
 def _sample(ctx: Context, samples: TableRef, spec: InputSpec, name: str) -> tuple[Sample, int, int]:

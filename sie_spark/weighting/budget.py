@@ -61,7 +61,7 @@ def share_of(budget: float | str, rows: int, full: FullFit | None) -> float:
         raise ConfigError(
             f"weighting.budget: a fit on {LEAST:.0%} of the rows takes about {full.seconds_at(LEAST):.0f} s, more than"
             f" '{budget}'",
-            remedy="give more time, or a share",
+            remedy="give more time, lower training.cost_cap, or give a share",
         )
     return float(max(able))
 

@@ -74,6 +74,8 @@ def test_search_fits_and_refits_and_no_test_row_is_looked_at(make_context: Any, 
     chosen = fit_settings(context, context.catalog.ref("samples"), "planted")
     assert chosen.training.learning_rate == one["training"].get("learning_rate", 0.01)
     assert train.run(context).skipped
+    other = make_context(config(correct_intercept=True, cost_cap=0.3), root=tmp_path / "as it is")
+    assert fit_settings(other, other.catalog.ref("samples"), "planted").found == chosen.found
     score.run(context)
     assert {row[0] for row in context.catalog.read("scores").select("split").distinct().collect()} == {
         *("train", "validation")

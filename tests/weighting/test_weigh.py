@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from helpers.encoded_samples import planted_rows, settings, write_samples
+from sie_spark.importance import score
+from sie_spark.models.store import require_model
 from sie_spark.platform.draws import Draw, uniform
 from sie_spark.platform.errors import DataError
+from sie_spark.training import retrain, train
 from sie_spark.weighting import NUMPY, POLICIES, SPARK, Row, weigh
 from sie_spark.weighting.arms import Arm, planned, solve_arms
 from sie_spark.weighting.solving_sample import solving_sample
@@ -143,3 +147,72 @@ def test_a_budget_that_keeps_nothing_fails_every_time(make_context: Any) -> None
     for _ in range(2):
         with pytest.raises(DataError, match="none of 300 rows was kept"):
             weigh.run(context)
+
+
+def test_whole_requests_are_kept_or_dropped(make_context: Any) -> None:
+    from pyspark.sql import functions as F
+
+    context = make_context(config(policy="horvitz_thompson", budget=0.3, unit="request"))
+    write_scores(context)
+    with pytest.raises(DataError, match="belong to no shown list") as caught:
+        weigh.run(context)
+    assert "list_id" in caught.value.remedy
+    scores = context.catalog.read("scores").withColumn("request_id", F.col("sample_id") % 400)
+    context.catalog.replace(scores.localCheckpoint(), "scores", fingerprint="r", job="test")
+    weigh.run(context)
+    request = ["event_date", "request_id"]
+    rows = context.catalog.read("scores").toPandas()
+    rows["error"] = np.where(rows.label > 0, 1 - rows.p, rows.p)
+    sizes, errors = rows.groupby(request).size(), rows.groupby(request).error.sum()
+    kept = context.catalog.read("training_set").toPandas()
+    for arm, found in kept.groupby("arm"):
+        here = found.groupby(request).size()
+        assert here.equals(sizes[here.index])
+        assert abs(len(found) - 1800) < 4 * np.sqrt((sizes**2).sum() * 0.3 * 0.7), arm
+    weighted = kept[kept.arm == "weighted"].groupby(request).pi.agg(["min", "max"])
+    assert (weighted["min"] == weighted["max"]).all()
+    measure = (errors / np.sqrt(sizes))[weighted.index]
+    slope, intercept = np.polyfit(measure, weighted["min"], 1)
+    below = weighted["min"] < 1
+    np.testing.assert_allclose(weighted["min"][below], (slope * measure + intercept)[below], rtol=0.2)
+    # 1/pi gives back the sums over all rows
+    total = (kept[kept.arm == "weighted"].weight).sum()
+    assert total == pytest.approx(6000, rel=0.15)
+
+
+def test_auto_keeps_the_share_that_trials_recommend_or_all_rows(make_context: Any, tmp_path: Path) -> None:
+    def context(**evaluation: Any) -> Any:
+        sections = settings(
+            weighting={"budget": "auto"},
+            training={"refit": False, "epochs": 2, "batch_size": 128},
+            evaluation=evaluation,
+        )
+        return make_context(sections, root=tmp_path)
+
+    wide = context(margin=0.05)
+    write_samples(wide, planted_rows(6000, base=-1.0), validation_rows=2000, test_rows=500)
+    train.run(wide)
+    score.run(wide)
+    result = weigh.run(wide)
+    auto, arms = result.details["auto"], result.details["arms"]
+    assert auto["share"] <= 0.3 and result.cautions[0] == auto["words"]
+    assert result.metrics["auto_share"] == auto["share"]
+    assert len(auto["trials"]) == 3 and all(trial["error"] > 0 for trial in auto["trials"])
+    for arm in arms.values():
+        assert arm["kept_fraction"] == pytest.approx(auto["share"], rel=0.3)
+    assert not wide.root.exists("trials") and weigh.run(wide).skipped
+
+    # a margin that nothing meets: nothing is copied, and the arms are the model of all rows
+    narrow = context(margin=1e-6)
+    result = weigh.run(narrow)
+    assert result.cautions[0].startswith("Keep all rows: ")
+    assert result.outputs["training_set"].rows == 0
+    found = result.details["arms"]["weighted"]
+    assert found["keeps_all"] and found["kept"] == found["rows"] == 3500
+    assert found["by_class"]["positive"]["kept"] == found["by_class"]["positive"]["rows"] > 0
+    retrain.run(narrow)
+    paths = {require_model(narrow.root, name).path for name in ("full", "weighted", "random", "reference")}
+    assert len(paths) == 1
+    for budget, share in (("1 h", 1.0), (700, 0.2)):
+        other = make_context(settings(weighting={"budget": budget}), root=tmp_path)
+        assert weigh.run(other).details["arms"]["weighted"]["expected"] == pytest.approx(3500 * share)
