@@ -13,7 +13,8 @@ FEW_GROUPS = 20
 
 def cautions(judged: dict[str, Any], *, split_by: str) -> list[str]:
     """Sentences about the arms of ``judged`` (the details of stage evaluate), the gravest first."""
-    said, titles = [], dict(judged["titles"])
+    recommended = judged.get("recommended")
+    said, titles = [f"{recommended}."] if recommended else [], dict(judged["titles"])
     arms = {
         arm: values for arm, values in judged["arms"].items() if arm in titles
     }  # the others are yardsticks

@@ -66,6 +66,7 @@ def run(ctx: Context) -> StageResult:
     """
     samples = ctx.catalog.ref("samples")
     arms = find_arms(ctx)
+    recommended = (ctx.load_details("weigh").get("auto") or {}).get("words", "")
     fingerprint = ctx.fingerprint(
         JOB,
         "evaluation",
@@ -74,6 +75,7 @@ def run(ctx: Context) -> StageResult:
         refit=ctx.config.training.refit,
         samples=samples.content,
         models={arm.arm: arm.digest for arm in arms},
+        recommended=recommended,
     )
     inputs = {"samples": samples}
     done = ctx.finished(JOB, fingerprint, table="metrics")
@@ -93,6 +95,7 @@ def run(ctx: Context) -> StageResult:
     called = titles(ctx.config.arms)
     details = {
         "titles": [[arm.arm, called[arm.arm]] for arm in arms],  # a list: keys of details are sorted
+        "recommended": recommended,
         "yardsticks": described,
         "rows": rows,
         "positives": positives,

@@ -7,6 +7,7 @@ from typing import Any
 
 from sie_spark.platform.config.arms import BASELINE, CANDIDATE, FULL
 
+KEEP_ALL = "Keep all rows"  # how the recommendation of weighting.budget=auto begins where no share will do
 DERIVED = ("hist_", "count_", "rate_")
 VERDICTS = {
     "equivalent": ("good", "✓", "As good as all rows", "less than {margin} either way"),
@@ -38,11 +39,16 @@ class Headline:
 
 def headline(evaluated: dict[str, Any]) -> Headline:
     """The verdict over weighted against full, at the margin that was set before."""
-    margin = _plain(evaluated.get("margin", 0.001))
     entry = next((e for e in evaluated.get("differences", []) if e["name"] == f"{CANDIDATE} - {FULL}"), None)
+    known = _without_a_test(evaluated, entry is not None)
+    return known or _verdict(entry or {}, _plain(evaluated.get("margin", 0.001)))
+
+
+def _without_a_test(evaluated: dict[str, Any], compared: bool) -> Headline | None:
+    """What can be said without looking at the difference; None where the difference decides."""
     if not evaluated.get("arms"):
         return Headline("open", "–", "Not evaluated yet", "Run 'sie evaluate' to judge the subset.")
-    if entry is None:
+    if not compared:
         return Headline(
             "open", "?", "No comparison", f"One of the arms '{CANDIDATE}' and '{FULL}' is switched off."
         )
@@ -56,6 +62,14 @@ def headline(evaluated: dict[str, Any]) -> Headline:
             "No better than a constant",
             f"The model on {named} predicts no better than the click rate.",
         )
+    recommended = evaluated.get("recommended", "")
+    if recommended.startswith(KEEP_ALL):
+        why = recommended.removeprefix(KEEP_ALL).lstrip(": ")
+        return Headline("bad", "✗", KEEP_ALL, f"{why[:1].upper()}{why[1:]}.")
+    return None
+
+
+def _verdict(entry: dict[str, Any], margin: str) -> Headline:
     change = signed(entry["value"])
     if "no_verdict" in entry:
         reason = entry["no_verdict"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -135,9 +136,10 @@ def _choice(ctx: Context, plan: Plan, scores: DataFrame, sample: SolvingSample, 
         )
 
     most = min(0.5, ctx.config.weighting.trial_rows / max(total, 1))
+    began = time.monotonic()
     found = choose(attempt, ctx.config.evaluation.margin, most=most)
     ctx.root.remove(FOLDER)
-    return found
+    return replace(found, seconds=time.monotonic() - began)
 
 
 def _table(frame: DataFrame, columns: Sequence[str], *, weight: bool) -> pa.Table:

@@ -78,12 +78,15 @@ class Choice:
         AUC that it is predicted to lose.
     words:
         one sentence for people.
+    seconds:
+        that the trials took.
     """
 
     share: float
     predicted: float
     words: str
     trials: list[Trial] = field(default_factory=list)
+    seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the report."""
@@ -91,6 +94,7 @@ class Choice:
             "share": self.share,
             "predicted_loss": self.predicted,
             "words": self.words,
+            "seconds": self.seconds,
             "trials": [trial.as_dict() for trial in self.trials],
         }
 

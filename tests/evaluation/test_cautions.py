@@ -25,6 +25,7 @@ def test_a_model_that_promises_too_much_or_too_little_is_named() -> None:
     assert cautions(judged(), split_by="time") == [
         "One seed and one time split: repeat with other seeds before a decision that matters."
     ]
+    assert cautions(judged(recommended="Keep all rows: why"), split_by="time")[0] == "Keep all rows: why."
     arms = {"weighted": {"calibration": 1.2}, "random": {"calibration": 0.5}}
     said = cautions(judged(arms=arms, positives=1_520), split_by="hash")
     assert "weighted subset predicts 1.20 clicks" in said[0] and "random rows" in said[1]

@@ -195,7 +195,7 @@ def test_auto_keeps_the_share_that_trials_recommend_or_all_rows(make_context: An
     score.run(wide)
     result = weigh.run(wide)
     auto, arms = result.details["auto"], result.details["arms"]
-    assert auto["share"] <= 0.3 and result.cautions[0] == auto["words"]
+    assert auto["share"] <= 0.3
     assert result.metrics["auto_share"] == auto["share"]
     assert len(auto["trials"]) == 3 and all(trial["error"] > 0 for trial in auto["trials"])
     for arm in arms.values():
@@ -205,7 +205,7 @@ def test_auto_keeps_the_share_that_trials_recommend_or_all_rows(make_context: An
     # a margin that nothing meets: nothing is copied, and the arms are the model of all rows
     narrow = context(margin=1e-6)
     result = weigh.run(narrow)
-    assert result.cautions[0].startswith("Keep all rows: ")
+    assert result.details["auto"]["words"].startswith("Keep all rows: ")
     assert result.outputs["training_set"].rows == 0
     found = result.details["arms"]["weighted"]
     assert found["keeps_all"] and found["kept"] == found["rows"] == 3500
