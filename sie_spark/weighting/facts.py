@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FEW_IDS = 20  # a field with no more is not looked at
 MOST_IDS = 10_000  # of a field are counted; of a larger one a draw of about so many
 ENOUGH = 10  # rows from which on an id is taken to be learnt
+BY_CHANCE = 8.0  # standard errors
 SAME = 1 + 1e-9  # pi at its floor, whatever the last digit says
 
 
@@ -89,12 +90,26 @@ def arm_facts(arm: Arm, found: Mapping[str, Any], read: Mapping[str, Any]) -> di
         },
         "sampling_ess": None if arm.policy.biased else by_pi,
         "largest_inverse": 1 / value("least_pi") if kept else 0.0,
+        "estimated_variance": value("inverse_squares") - inverse,
         "variance_inflation": kept * value("squares") / weight**2 if weight else 0.0,
         "capped_share": value("capped") / kept if kept else 0.0,
         "floor_share": (value("floor") / kept if kept else 0.0) if "floor" in arm.constants else None,
         "reads": columns,
         "models": models_behind(columns),
     }
+
+
+def miscounted(arm: Mapping[str, Any]) -> bool:
+    """Whether the rows that an arm kept, each counted 1/pi, differ from all rows by more than chance explains.
+
+    Under Poisson sampling the sum of 1/pi is unbiased with variance ``sum (1 - pi) / pi^2`` over kept rows. Of whole
+    requests, and of biased policies, nothing is said.
+    """
+    if arm["biased"] or arm["unit"] != "row" or not arm["kept"]:
+        return False
+    off = abs(arm["estimated_rows"] - arm["rows"])
+    spread = max(arm["estimated_variance"], arm["largest_inverse"] ** 2) ** 0.5
+    return bool(off > BY_CHANCE * spread)
 
 
 def fact_metrics(arm: Mapping[str, Any]) -> dict[str, float]:

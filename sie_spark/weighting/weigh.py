@@ -19,6 +19,7 @@ from sie_spark.weighting.facts import (
     fact_columns,
     fact_metrics,
     id_coverage,
+    miscounted,
     read_columns,
 )
 from sie_spark.weighting.select import by_request, kept_rows, summary_columns
@@ -136,6 +137,12 @@ def _cautions(arms: dict[str, dict[str, Any]]) -> list[str]:
             )
         if arm["note"]:
             said.append(f"Arm '{name}': {arm['note']}.")
+        if miscounted(arm):
+            said.append(
+                f"The kept rows of arm '{name}' stand for {arm['estimated_rows']:,.0f} rows by 1/pi, and there are"
+                f" {arm['rows']:,}: more than chance explains. Look for rows that are in scores twice, or a policy of"
+                " your own whose pi is not what it keeps by."
+            )
         if arm["corrects_by"] == "offset":
             said.append(
                 f"The log-odds offset of arm '{name}' is exact only for a well-specified model;"

@@ -213,11 +213,15 @@ def test_without_a_verdict_the_page_says_why() -> None:
 
 
 def test_a_recommendation_to_keep_all_rows_comes_first() -> None:
-    found = details()["evaluate"] | {"recommended": "Keep all rows: 10.0% of them costs about 0.0200 AUC here"}
+    found = details()["evaluate"] | {
+        "recommended": "Keep all rows: 10.0% of them costs about 0.0200 AUC here"
+    }
     said = words.headline(found)
     assert (said.tone, said.title) == ("bad", "Keep all rows")
     assert said.why == "10.0% of them costs about 0.0200 AUC here."
-    assert words.headline(found | {"recommended": "Keep 12.0% of the rows: predicted"}).title != "Keep all rows"
+    assert (
+        words.headline(found | {"recommended": "Keep 12.0% of the rows: predicted"}).title != "Keep all rows"
+    )
 
 
 def test_what_metrics_stand_on_is_shown() -> None:

@@ -207,6 +207,53 @@ def test_under_misspecification_only_weights_and_case_control_hold() -> None:
     assert off["horvitz_thompson"] < 4 < off["rare_event"]
 
 
+@pytest.mark.parametrize("quadratic", [0.0, 0.5])
+def test_uncapped_case_control_holds_with_a_pilot_of_its_own_class_whatever_the_truth(
+    quadratic: float,
+) -> None:
+    """Fithian & Hastie 2014: the target is the full data's own linear fit, right or wrong."""
+    x, y, _ = planted(quadratic=quadratic)
+    full, _ = fit_logistic(x, y, np.zeros(len(y)), np.ones(len(y)))
+    row = Row(y, 1 / (1 + np.exp(-(x @ full))))
+    found = decided("local_case_control", row, budget=0.05, floor=1e-6)
+    constants = POLICIES["local_case_control"].solve(
+        row, 0.05, POLICIES["local_case_control"].options(floor=1e-6)
+    )
+    assert constants["scale"] <= 1.0
+    np.testing.assert_allclose(found.offset, -(x @ full), rtol=1e-6, atol=1e-6)
+    keep = np.random.default_rng(9).random(len(y)) < found.pi
+    beta, error = fit_logistic(x[keep], y[keep], found.offset[keep], found.weight[keep])
+    assert (np.abs(beta - full) < 4 * error).all(), (beta, full, error)
+
+
+def test_caps_after_the_ratio_are_wrong() -> None:
+    """A planted bug: the offset of the acceptances before they were capped, for rows that were kept with capped ones."""
+    x, y, truth = planted()
+    row = seen(x, y)
+    found = decided("local_case_control", row, budget=0.3)
+    keep = np.random.default_rng(9).random(len(y)) < found.pi
+    wrong = np.log1p(-row.p) - np.log(row.p)
+    right, _ = fit_logistic(x[keep], y[keep], found.offset[keep], found.weight[keep])
+    beta, error = fit_logistic(x[keep], y[keep], wrong[keep], found.weight[keep])
+    assert (np.abs(right - truth) < 4 * error).all() and (np.abs(beta - truth) > 10 * error).any()
+
+
+def test_score_equations_hold_for_any_model_under_inverse_weights() -> None:
+    """The weighted score of a wrong, non-linear model at arbitrary parameters is that of all rows on average."""
+    x, y, _ = planted(40_000, quadratic=0.5)
+    g = np.tanh(x @ np.array([-1.0, 0.8, 0.3])) - 2.0 * np.abs(x[:, 2])
+    score = (y - 1 / (1 + np.exp(-g)))[:, None] * np.column_stack(
+        [np.ones(len(y)), x[:, 1] ** 3, np.sin(x[:, 2])]
+    )
+    found = decided("horvitz_thompson", seen(x, y), budget=0.1)
+    rng = np.random.default_rng(1)
+    sums = []
+    for _ in range(400):
+        keep = rng.random(len(y)) < found.pi
+        sums.append((score[keep] * found.weight[keep, None]).sum(0))
+    assert (np.abs(np.mean(sums, 0) - score.sum(0)) < 4 * np.std(sums, 0) / np.sqrt(400)).all()
+
+
 def test_more_positives_than_budget_falls_back_and_says_so() -> None:
     arms = solved(rows(base=0.0), budget=0.1)
     assert [arm.name for arm in arms] == ["weighted", "random"]
