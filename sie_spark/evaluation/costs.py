@@ -37,14 +37,16 @@ def costs(details: Mapping[str, Details]) -> dict[str, Any]:
     """
     trained = details.get("train", {}).get("arms", {})
     fitted = details.get("retrain", {}).get("arms", {})
+    pilot = trained.get(PILOT, {})
+    once = pilot.get("same_as") == REFERENCE  # one fit that is both
     whole = fitted.get(FULL) or trained.get(REFERENCE) or {}
     full = wall_seconds(whole)
     found = {}
     for name, arm in details.get("weigh", {}).get("arms", {}).items():
-        models, fit = arm.get("models"), fitted.get(name, {})
+        models, fit = arm.get("models", [PILOT]), fitted.get(name, {})
         parts = {
-            "pilot": _needed(models, PILOT, wall_seconds(trained.get(PILOT, {}))),
-            "reference": _needed(models, REFERENCE, wall_seconds(trained.get(REFERENCE, {}))),
+            "pilot": wall_seconds(pilot) if PILOT in models and not (once and REFERENCE in models) else 0.0,
+            "reference": wall_seconds(trained.get(REFERENCE, {})) if REFERENCE in models else 0.0,
             "scoring": stage_seconds(details, "score") if arm.get("reads", True) else 0.0,
             "selection": stage_seconds(details, "weigh"),
             "retrain": wall_seconds(fit),
@@ -52,12 +54,6 @@ def costs(details: Mapping[str, Details]) -> dict[str, Any]:
         start = fit.get("start")
         found[name] = {**parts, **compared(parts, full), "row_seconds": row_seconds(fit), "start": start}
     return {"full": {"seconds": full, "row_seconds": row_seconds(whole)}, "arms": found}
-
-
-def _needed(models: Any, name: str, seconds: float | None) -> float | None:
-    """A model's seconds where an arm's scores read it; the pilot is taken to be read where nothing is known."""
-    known = (PILOT,) if models is None else models
-    return seconds if name in known else 0.0
 
 
 def compared(parts: Mapping[str, float | None], full: float | None) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _kept_cells(arm: Mapping[str, Any]) -> Cells:
     cells += [
         _cell("Effective rows", f"{arm['ess']:,.0f}"),
         _cell("By 1/π", NONE if by_pi is None else f"{by_pi:,.0f}"),
-        _cell("Largest 1/π", f"{arm['largest_inverse']:,.4g}"),
+        _cell("Largest 1/π", _three_digits(arm["largest_inverse"])),
         _cell("Variance", f"× {arm['variance_inflation']:.2f}"),
         _cell("π is 1", words.percent(arm["capped_share"])),
         _cell("π at floor", NONE if floor is None else words.percent(floor)),
@@ -115,6 +115,11 @@ def _before(audited: bool) -> dict[str, str]:
     """Part -> heading; the reference only where an arm's scores read it."""
     parts = {"pilot": "Pilot", "reference": "Reference", "scoring": "Scoring", "selection": "Selection"}
     return {part: label for part, label in parts.items() if part != "reference" or audited}
+
+
+def _three_digits(value: float) -> str:
+    """1.25, 12.5, 1,250: never 1.25e+03."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _seconds(value: float | None) -> str:

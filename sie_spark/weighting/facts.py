@@ -16,7 +16,7 @@ from sie_spark.platform.draws import uniform_column
 from sie_spark.weighting.arms import Arm
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, Row
 
 FEW_IDS = 20  # a field with no more is not looked at
 MOST_IDS = 10_000  # of a field are counted; of a larger one a draw of about so many
@@ -151,7 +151,9 @@ def id_fields(categories: Mapping[str, int]) -> list[IdField]:
     ]
 
 
-def id_coverage(ctx: Context, scores: DataFrame, kept: DataFrame, seed: int) -> dict[str, dict[str, Any]]:
+def id_coverage(
+    ctx: Context, scores: DataFrame, kept: DataFrame, arms: Sequence[str], seed: int
+) -> dict[str, dict[str, Any]]:
     """Arm -> field -> how many of the ids in ``scores`` still have rows in ``training_set``.
 
     Two aggregates, one a table, whose state is bounded by ``MOST_IDS``. Id 0, every value without an id of its
@@ -168,22 +170,25 @@ def id_coverage(ctx: Context, scores: DataFrame, kept: DataFrame, seed: int) -> 
     if not fields or ctx.load_details("score").get("encoder") not in (None, current):
         return {}
     before = {row["place"]: row for row in _ids(scores, fields, [], seed).collect()}  # a row a field
-    found: dict[str, dict[int, Any]] = {}
-    for row in _ids(kept, fields, ["arm"], seed).collect():  # a row an arm and field
-        found.setdefault(row["arm"], {})[row["place"]] = row
+    after = {(row["arm"], row["place"]): row for row in _ids(kept, fields, ["arm"], seed).collect()}
     return {
         arm: {
-            field.name: {
-                "ids": int(before[field.place]["ids"]),
-                "counted": field.share,
-                "kept": int(rows[field.place]["ids"]) / int(before[field.place]["ids"]),
-                "kept_enough": int(rows[field.place]["enough"]) / int(before[field.place]["ids"]),
-                "enough_before": int(before[field.place]["enough"]) / int(before[field.place]["ids"]),
-            }
+            field.name: _covered(field, before[field.place], after.get((arm, field.place)))
             for field in fields
-            if field.place in rows
+            if field.place in before
         }
-        for arm, rows in found.items()
+        for arm in arms
+    }
+
+
+def _covered(field: IdField, before: Row, after: Row | None) -> dict[str, Any]:
+    ids = int(before["ids"])
+    return {
+        "ids": ids,
+        "counted": field.share,
+        "kept": int(after["ids"]) / ids if after else 0.0,
+        "kept_enough": int(after["enough"]) / ids if after else 0.0,
+        "enough_before": int(before["enough"]) / ids,
     }
 
 

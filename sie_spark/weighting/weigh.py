@@ -69,7 +69,7 @@ def run(ctx: Context) -> StageResult:
             remedy=f"raise weighting.budget or arms.{empty}.budget",
         )
     kept = ctx.catalog.read("training_set", version=ref.version)
-    for name, ids in id_coverage(ctx, scores, kept, settings.seed).items():
+    for name, ids in id_coverage(ctx, scores, kept, list(details["arms"]), settings.seed).items():
         details["arms"][name]["ids"] = ids
     details["top"] = top_examples(ctx, scores, f"score_{ctx.config.shown_score}")
     details["cautions"] = _cautions(details["arms"])

@@ -47,6 +47,9 @@ def test_an_arm_that_reads_no_score_bears_neither_pilot_nor_scoring() -> None:
 def test_a_score_that_reads_the_reference_bears_its_fit() -> None:
     cost = costs(details(models=["pilot", "reference"]))["arms"]["weighted"]
     assert cost["reference"] == 100.0 and cost["total"] == 180.0 and cost["pays_after"] == 3
+    given = details(models=["pilot", "reference"])
+    given["train"]["arms"]["pilot"] = fit(100.0, same_as="reference")
+    assert costs(given)["arms"]["weighted"]["total"] == 170.0  # one fit that is both is borne once
 
 
 @pytest.mark.parametrize(

@@ -138,16 +138,22 @@ def test_the_stage_counts_what_it_wrote(make_context: Any, monkeypatch: pytest.M
     again = weigh.run(context)
     assert again.skipped and again.details == result.details
 
+    def covered(kept: Any) -> dict[str, Any]:
+        arms = ["weighted", "random"]
+        return facts.id_coverage(context, context.catalog.read("scores"), kept, arms, seed=11)
+
     # of a field with more ids than are counted, those that a hash of the id draws
-    monkeypatch.setattr(facts, "MOST_IDS", 25)
     kept_table = context.catalog.read("training_set")
-    found = facts.id_coverage(context, context.catalog.read("scores"), kept_table, seed=11)["weighted"]
+    monkeypatch.setattr(facts, "MOST_IDS", 25)
+    item = covered(kept_table)["weighted"]["item"]
     before, after = ids_of(all_rows), ids_of(weighted)
-    drawn = [
-        index for index in before.index if uniform(np.array([index]), seed=11, purpose="ids_item")[0] < 0.5
-    ]
-    assert found["item"]["counted"] == 0.5 and found["item"]["ids"] == len(drawn) < len(before)
-    assert found["item"]["kept"] == pytest.approx(np.mean([index in after.index for index in drawn]))
+    drawn = [one for one in before.index if uniform(np.array([one]), seed=11, purpose="ids_item")[0] < 0.5]
+    assert item["counted"] == 0.5 and item["ids"] == len(drawn) < len(before)
+    assert item["kept"] == pytest.approx(np.mean([one in after.index for one in drawn]))
+    # an arm that keeps no row with an id of its own
+    found = covered(kept_table.where("arm = 'random'"))
+    assert found["weighted"]["item"] == {**item, "kept": 0.0, "kept_enough": 0.0}
+    assert found["random"]["item"]["kept"] > 0
     # scores of another encoder have other ids
     context.save_details("score", {"encoder": "another"})
-    assert facts.id_coverage(context, context.catalog.read("scores"), kept_table, seed=11) == {}
+    assert covered(kept_table) == {}
