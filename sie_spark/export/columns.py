@@ -55,13 +55,15 @@ def libsvm_line(layout: Layout) -> Column:
     """Label and ``index:value`` pairs, indices from 1 and ascending.
 
     A category is one-hot, a bag or sequence counts its ids, numbers and vectors are written as they are, zeros too,
-    for what is absent is zero to some learners and missing to others. What is no number is left out.
+    for what is absent is zero to some learners and missing to others. What is no number is left out. Every line ends
+    with the last index, for learners take the greatest one of a file for the number of features.
     """
     label = F.col("label")
     whole = F.when(label == F.floor(label), label.cast("bigint").cast("string")).otherwise(
         label.cast("string")
     )
-    return F.concat_ws(" ", whole, *[_pairs(place) for place in layout.places])
+    pairs = [_pairs(place) for place in layout.places]
+    return F.concat_ws(" ", whole, *pairs, *[_ending(place) for place in layout.places[-1:]])
 
 
 def _value(place: Place) -> Column:
@@ -88,6 +90,14 @@ def _pairs(place: Place) -> Column:
             lambda one: _pair(one + first, F.size(F.filter(ids, lambda other: other == one))),
         )
     return F.nullif(F.array_join(pairs, " "), F.lit(""))  # a pair that is null is left out
+
+
+def _ending(place: Place) -> Column:
+    """A zero at the last index of ids, where the row does not have that id; null where it has it."""
+    if not place.has_ids:
+        return F.lit(None).cast("string")
+    ids = F.array(_value(place)) if place.kind == "category" else _value(place)
+    return F.when(~F.array_contains(ids, F.lit(place.last - place.first)), F.lit(f"{place.last}:0"))
 
 
 def _pair(index: Column, value: Column) -> Column:
