@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sie_spark.platform.arms import titles
 from sie_spark.platform.config.names import key_column
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import ConfigError, StageOrderError
+from sie_spark.platform.errors import ConfigError, DataError, StageOrderError
 from sie_spark.weighting.registry import POLICIES
 
 if TYPE_CHECKING:
@@ -69,13 +69,17 @@ def kept_arms(ctx: Context, rows: DataFrame, encoded: str) -> dict[str, KeptArm]
     ------
     StageOrderError
         where stage weigh did not come to its end, or weighed samples of another encoder.
+    DataError
+        where no arm has rows there.
     """
     from pyspark.sql import functions as F
 
     told = ctx.load_details("weigh")
     # a row for every arm, policy and part
     counted = rows.groupBy("arm", "policy", "policy_version", "split").agg(F.count(F.lit(1))).collect()
-    known = {name: one["policy_version"] for name, one in told.get("arms", {}).items()}
+    # of an arm that keeps all rows nothing is written
+    own = {name: one for name, one in told.get("arms", {}).items() if not one.get("keeps_all")}
+    known = {name: one["policy_version"] for name, one in own.items()}
     if known != {arm: version for arm, _, version, _, _ in counted}:
         raise StageOrderError(
             f"training_set under {ctx.root.uri} is not what 'sie weigh' last told of: it was cut short",
@@ -87,11 +91,16 @@ def kept_arms(ctx: Context, rows: DataFrame, encoded: str) -> dict[str, KeptArm]
             f" are of {encoded}",
             remedy="run 'sie train', 'sie score' and 'sie weigh' again, or 'sie run' for all stages",
         )
+    if not known:
+        raise DataError(
+            f"training_set under {ctx.root.uri} has no rows: every arm keeps all of them",
+            remedy="lower weighting.budget, or give an arm a budget of its own",
+        )
     called = titles(ctx.config.arms)
     order = sorted(
         known, key=lambda name: (list(called).index(name) if name in called else len(called), name)
     )
-    return {name: _arm(name, called.get(name, name), told["arms"][name], counted) for name in order}
+    return {name: _arm(name, called.get(name, name), own[name], counted) for name in order}
 
 
 def _arm(name: str, title: str, told: Mapping[str, Any], counted: Sequence[Any]) -> KeptArm:
@@ -112,8 +121,8 @@ def check_arm(arm: str | None, arms: Mapping[str, KeptArm]) -> None:
     """Raise where the training set has no such arm."""
     if arm is not None and arm not in arms:
         raise ConfigError(
-            f"--arm {arm}: the training set has no rows of that arm",
-            remedy=f"choose one of {', '.join(arms)}, or add it to arms and run 'sie weigh'",
+            f"--arm {arm}: the training set has no rows of that arm, as of one that keeps all rows",
+            remedy=f"choose one of {', '.join(arms)}, or add it to arms, with a budget, and run 'sie weigh'",
         )
 
 

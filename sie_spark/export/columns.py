@@ -42,7 +42,7 @@ def row_columns(layout: Layout, weight: Column, *, kept: bool) -> list[Column]:
     offset = F.col("offset") if kept else F.lit(0.0)
     beside = F.col("weight") if kept else log_weight()
     return [
-        *[F.col(name) for name in ("sample_id", "group_id", "split", "event_date", "label")],
+        *[F.col(name) for name in layout.carried],
         weight.cast("double").alias("weight"),
         offset.cast("double").alias("offset"),
         beside.cast("double").alias("offset_weight"),

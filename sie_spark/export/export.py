@@ -63,7 +63,7 @@ def run(ctx: Context, *, out: str, arm: str | None = None) -> StageResult:
     choice = choose(arms, evidence, absent)
     chosen = arms[arm or choice.arm]
     told = cautions(chosen, choice, evidence, absent, asked=arm is not None)
-    layout = Layout.of(spec, keys)
+    layout = Layout.of(spec, keys, [name for name in kept.columns if name in test.columns])
     note(ctx.root, target, versions)
     begin(target)
     train = kept.where(f"arm = '{chosen.name}'")

@@ -12,6 +12,7 @@ from sie_spark.platform.inputs import InputSpec
 MEANING = {
     "sample_id": "the row's id, as in the tables of the run",
     "group_id": "a hash of dataset.group: rows of one user, session or list",
+    "request_id": "a hash of the shown list, for learners that rank within one",
     "split": "train, validation or test: the part of the log that the row is from",
     "event_date": "the row's date",
     "label": "1 for a click (or conversion), else 0",
@@ -20,6 +21,7 @@ MEANING = {
     " offset_weight, never with weight",
     "offset_weight": "the weight that goes with offset",
 }
+CARRIED = ("sample_id", "group_id", "request_id", "split", "event_date", "label")  # as the tables have them
 Kind = Literal["category", "number", "bag", "sequence", "vector"]
 
 
@@ -70,14 +72,17 @@ class Layout:
     ----------
     keys:
         column of ``training_set`` -> column in Parquet.
+    carried:
+        those of CARRIED that the tables have.
     """
 
     places: tuple[Place, ...]
     keys: dict[str, str]
+    carried: tuple[str, ...] = CARRIED
 
     @classmethod
-    def of(cls, spec: InputSpec, keys: Sequence[str]) -> Layout:
-        """Lay out the inputs of an encoder.
+    def of(cls, spec: InputSpec, keys: Sequence[str], columns: Sequence[str] = CARRIED) -> Layout:
+        """Lay out the inputs of an encoder, for tables of these ``columns``.
 
         >>> spec = InputSpec(categories={"device": 3}, numbers=("price",))
         >>> [(one.name, one.first, one.last) for one in Layout.of(spec, ["price"]).places]
@@ -92,12 +97,13 @@ class Layout:
             places.append(Place(name, kind, column, at, first, first + width - 1))
             first += width
         own = {key_column(name): name if name.casefold() not in taken else key_column(name) for name in keys}
-        return cls(tuple(places), own)
+        return cls(tuple(places), own, tuple(name for name in CARRIED if name in columns))
 
     def describe(self) -> dict[str, Any]:
         """Plain data for export.json."""
         keys = dict.fromkeys(self.keys.values(), "rides along as text: report.key")
-        return {"columns": {**MEANING, **keys}, "features": [place.describe() for place in self.places]}
+        told = {name: text for name, text in MEANING.items() if name not in CARRIED or name in self.carried}
+        return {"columns": {**told, **keys}, "features": [place.describe() for place in self.places]}
 
 
 def _inputs(spec: InputSpec) -> Iterator[tuple[str, Kind, int, int]]:

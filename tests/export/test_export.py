@@ -84,7 +84,7 @@ def test_both_forms_hold_the_rows_of_the_training_set(
     rows = parquet(out, "train")
     assert result.rows is not None and result.rows.read == result.rows.kept == len(rows) == len(kept) > 0
     ordered = by_id(rows)
-    for name in ("sample_id", "group_id", "split", "event_date", "label", "offset"):
+    for name in ("sample_id", "group_id", "request_id", "split", "event_date", "label", "offset"):
         assert (ordered[name] == kept[name]).all(), name
     assert set(ordered["split"]) == {"train", "validation"}
     for at, name in enumerate(("item", "city")):
@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         ctx.save_details("weigh", {**told, "encoder": "another"})
         with pytest.raises(StageOrderError, match="encoder another"):
             export.run(ctx, out=out)
-        ctx.save_details("weigh", {**told, "arms": {}})
+        ctx.save_details("weigh", {**told, "arms": {**told["arms"], "inverse": {"policy_version": "older"}}})
         with pytest.raises(StageOrderError, match="cut short"):
             export.run(ctx, out=out)
     finally:

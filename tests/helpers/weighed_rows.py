@@ -79,6 +79,7 @@ def weighed(ctx: Context, *, train: int = 1500, validation: int = 500, test: int
         .withColumn("event_ts", F.col("event_date").cast("timestamp"))
         .withColumn("sample_id", F.xxhash64("impression_id"))
         .withColumn("group_id", F.xxhash64("key_user_id"))
+        .withColumn("request_id", F.xxhash64("position"))
     )
     ctx.catalog.replace(
         rows.selectExpr("impression_id", "event_date", "1.0D AS price"),
