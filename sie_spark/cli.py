@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sie_spark import __version__
-from sie_spark.pipeline import STAGES, UPKEEP, run_all, run_stage
+from sie_spark.pipeline import ON_DEMAND, STAGES, UPKEEP, run_all, run_stage
 from sie_spark.platform import doctor
 from sie_spark.platform.config import Config, load_config
 from sie_spark.platform.config.base import Settings
@@ -37,7 +37,7 @@ from sie_spark.summary import show
 
 WRONG_USAGE = 2
 INTERRUPTED = 130  # what a shell gives for Ctrl-C
-JOBS = (*STAGES, "run", "demo", *UPKEEP, "doctor")
+JOBS = (*STAGES, "run", "demo", *ON_DEMAND, *UPKEEP, "doctor")
 HELP = {
     "simulate": "write a clickstream whose truth is known",
     "ingest": "raw records -> events + quarantine",
@@ -51,6 +51,7 @@ HELP = {
     "report": "one HTML page that stands alone",
     "run": "all stages in order",
     "demo": "all stages on a simulated clickstream",
+    "export": "the kept rows of an arm with weights, as Parquet and libsvm, for other learners",
     "maintain": "compact the tables, expire old files, assert what the tables promise",
     "forget": "remove a person from every table, and name what had learnt from them",
     "doctor": "check Java, jars, workers, slots, disk and tracking store",
@@ -143,7 +144,11 @@ def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, 
             if options.job in ("run", "demo"):
                 result, run_id = run_all(ctx, tracker, simulate=_simulated(config, root))
             else:
-                own = {"forget": {"user": "user", "at_once": "at_once"}, "score": {"plan_only": "plan"}}
+                own = {
+                    "forget": {"user": "user", "at_once": "at_once"},
+                    "score": {"plan_only": "plan"},
+                    "export": {"out": "out", "arm": "arm"},
+                }
                 arguments = {key: getattr(options, name) for key, name in own.get(options.job, {}).items()}
                 result, run_id = run_stage(options.job, ctx, tracker, **arguments)
             details = ctx.load_details("evaluate")
@@ -186,6 +191,11 @@ def _parser() -> argparse.ArgumentParser:
             job.add_argument(
                 "--at-once", action="store_true", help="vacuum now; ends the tables' time travel"
             )
+        if name == "export":
+            job.add_argument(
+                "--out", required=True, metavar="DIR", help="an empty folder, or an earlier export"
+            )
+            job.add_argument("--arm", help="whose rows (default: those that the evidence recommends)")
         if name == "score":
             job.add_argument(
                 "--plan", action="store_true", help="print the passes that would run, and do nothing"

@@ -26,6 +26,10 @@ STAGES: dict[str, str] = {
 }
 
 
+ON_DEMAND: dict[str, str] = {
+    "export": "sie_spark.export.export",
+}
+
 UPKEEP: dict[str, str] = {
     "maintain": "sie_spark.upkeep.maintain",
     "forget": "sie_spark.upkeep.forget",
@@ -36,7 +40,7 @@ def run_stage(
     name: str, ctx: Context, tracker: Tracker, *, nested: bool = False, **arguments: Any
 ) -> tuple[StageResult, str]:
     """Run one stage inside its own MLflow run; returns the result and the run's id."""
-    stage = importlib.import_module({**STAGES, **UPKEEP}[name])
+    stage = importlib.import_module({**STAGES, **ON_DEMAND, **UPKEEP}[name])
     with tracker.run(name, ctx.config, nested=nested) as run_id, ctx.progress.step(name):
         began = time.monotonic()
         result: StageResult = stage.run(ctx, **arguments)

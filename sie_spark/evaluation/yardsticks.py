@@ -10,7 +10,7 @@ threads wait for each other at every tree, and what takes seconds takes minutes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from sie_spark.models.batch import Batch
+from sie_spark.platform.config.arms import YARDSTICKS
 from sie_spark.platform.errors import DataError
 from sie_spark.platform.inputs import InputSpec
 
@@ -86,7 +87,13 @@ class Yardstick:
 
 
 def fit_yardsticks(
-    train: Batch, validation: Batch | None, spec: InputSpec, *, seed: int = 0, refit: bool = True
+    train: Batch,
+    validation: Batch | None,
+    spec: InputSpec,
+    *,
+    seed: int = 0,
+    refit: bool = True,
+    names: Sequence[str] = YARDSTICKS,
 ) -> list[Yardstick]:
     """Fit the baselines; all of them minimise the log-loss, weighted by ``weight``. Offsets are ignored.
 
@@ -103,6 +110,8 @@ def fit_yardsticks(
         of the folds of the target encoding. The same seed and rows give the same baselines.
     refit:
         after the choice, fit again on train and validation with the chosen settings.
+    names:
+        which are fitted beside the constant.
 
     Returns
     -------
@@ -142,6 +151,8 @@ def fit_yardsticks(
         ("logistic_regression", "logistic regression", _choose_logistic, _fit_logistic),
         ("boosted_trees", "boosted trees", _choose_trees, _fit_trees),
     ):
+        if name not in names:
+            continue
         with threadpool_limits(1):
             chosen = choose(train, validation, spec, seed)
             found.append(Yardstick(name, title, chosen, rows, fit(final, spec, seed, **chosen)))

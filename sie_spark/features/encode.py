@@ -16,8 +16,9 @@ from sie_spark.features.start_vectors import fit_start_vectors, has_start_vector
 from sie_spark.platform.catalog import dates_predicate
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config.load import digest
+from sie_spark.platform.config.names import KEY, key_column
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import DataError, ModelError
+from sie_spark.platform.errors import ConfigError, DataError, ModelError
 from sie_spark.platform.result import Rows, StageResult
 from sie_spark.platform.tables import EXPRESSIONS, session_settings
 
@@ -30,6 +31,7 @@ SETTINGS = (
     *("dataset.impressions.click_event", "dataset.impressions.conversion_event"),
     *("dataset.selection", "dataset.start_vectors", "dataset.history.rate_strength"),
 )
+KEYS = "report.key"  # columns that ride along: no encoder reads them
 
 CODE = ("sie_spark.features",)
 PARTS = ("train", "validation", "test")
@@ -39,10 +41,13 @@ def run(ctx: Context) -> StageResult:
     """Split, fit, freeze, transform; the new encoder becomes the current one when its samples are written.
 
     With ``run.date_from`` / ``run.date_to`` and an encoder of the same settings, only those dates are
-    encoded, by that encoder; otherwise the encoder is fitted anew and the whole table written.
+    encoded, by that encoder; otherwise the encoder is fitted anew and the whole table written. Where another
+    ``report.key`` is all that changed, that encoder writes the whole table.
 
     Raises
     ------
+    ConfigError
+        for a column of ``report.key`` that impressions do not have.
     DataError
         for labels of one class, labels other than 0 and 1, or a part without rows.
     """
@@ -53,14 +58,17 @@ def run(ctx: Context) -> StageResult:
 def _encode(ctx: Context) -> StageResult:
     source = ctx.catalog.ref("impressions")
     impressions = ctx.catalog.read("impressions", version=source.version)
+    keys = _keys(ctx.config.report.key, impressions.columns)
     inputs = {"impressions": source}
     settings = digest([ctx.config.fingerprint(*SETTINGS), code_digest(*CODE)])
     encoder = _reusable(ctx, settings)
-    dates = (ctx.config.run.date_from, ctx.config.run.date_to) if encoder else (None, None)
-    scope = f"{dates[0] or ''}..{dates[1] or ''}" if encoder else ""
-    name = ctx.load_details(STAGE)["encoder"] if encoder else None
+    in_part = encoder is not None and _carried(ctx) == {key_column(name) for name in keys}
+    dates = (ctx.config.run.date_from, ctx.config.run.date_to) if in_part else (None, None)
+    scope = f"{dates[0] or ''}..{dates[1] or ''}" if in_part else ""
+    known = ctx.load_details(STAGE) if encoder else {}
+    name = known["encoder"] if encoder else None
     fingerprint = ctx.fingerprint(
-        STAGE, *SETTINGS, code=CODE, impressions=source.content, dates=dates, encoder=name
+        STAGE, *SETTINGS, KEYS, code=CODE, impressions=source.content, dates=dates, encoder=name
     )
     stage = f"{STAGE}-{scope}" if scope else STAGE
     earlier = ctx.finished(stage, fingerprint, table="samples", scope=scope)
@@ -69,7 +77,7 @@ def _encode(ctx: Context) -> StageResult:
         outputs = {"samples": ctx.catalog.ref("samples")}
         return StageResult(inputs, outputs, _rows(earlier), _metrics(earlier), earlier, skipped=True)
 
-    where = dates_predicate(dates[0] or "0001-01-01", dates[1] or "9999-12-31") if encoder else None
+    where = dates_predicate(dates[0] or "0001-01-01", dates[1] or "9999-12-31") if in_part else None
     if where:
         impressions = impressions.filter(where)
     ctx.progress.say("encode: split and labels")
@@ -94,8 +102,10 @@ def _encode(ctx: Context) -> StageResult:
         name = encoder.fingerprint
         encoder.write(ctx.root)
         ctx.root.write_bytes(name.encode(), *UNFINISHED)
+    elif not in_part:
+        details |= {told: known[told] for told in ("selection", "start_vectors") if told in known}
     ctx.progress.say("encode: transform and write")
-    encoded = encoder.transform(rows.filter(rows["__keep"]), keep=_kept(rows.columns))
+    encoded = encoder.transform(rows.filter(rows["__keep"]), keep=_kept(rows.columns, keys))
     output = ctx.catalog.replace(
         encoded, "samples", where=where, fingerprint=fingerprint, job=STAGE, scope=scope
     )
@@ -243,7 +253,24 @@ def _fit(
     return encoder, details
 
 
-def _kept(columns: Sequence[str]) -> list[Column]:
+def _keys(asked: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The columns that ride along; raises where impressions do not have one."""
+    lacking = [name for name in asked if name not in columns]
+    if lacking:
+        raise ConfigError(
+            f"report.key: impressions have no column {', '.join(map(repr, lacking))}",
+            remedy=f"name some of those that there are: {', '.join(sorted(columns))}; an event's own column becomes one by"
+            " dataset.impressions.context",
+        )
+    return list(asked)
+
+
+def _carried(ctx: Context) -> set[str]:
+    """The columns that ride along in the table as it is."""
+    return {name for name in ctx.catalog.read("samples").columns if name.startswith(KEY)}
+
+
+def _kept(columns: Sequence[str], keys: Sequence[str]) -> list[Column]:
     """The columns of ``samples`` beside the encoded ones."""
     from pyspark.sql import functions as F
 
@@ -262,6 +289,7 @@ def _kept(columns: Sequence[str]) -> list[Column]:
         optional("position", "int"),
         F.col("label").cast("float").alias("label"),
         optional("sampling_rate", "float", 1.0),
+        *[F.col(name).cast("string").alias(key_column(name)) for name in keys],
     ]
 
 

@@ -33,6 +33,8 @@ class Root:
         a local path or an object-store URI such as ``s3://bucket/prefix``.
     make:
         whether a local directory is made when it is missing.
+    option:
+        what the user gave it as, for errors.
 
     Raises
     ------
@@ -40,7 +42,7 @@ class Root:
         for a name that Spark or MLflow would take for another one, or a directory that cannot be made.
     """
 
-    def __init__(self, uri: str | Path, *, make: bool = True) -> None:
+    def __init__(self, uri: str | Path, *, make: bool = True, option: str = "--root") -> None:
         self.uri = str(uri).rstrip("/")
         scheme, _, path = split(str(uri))
         self.is_local = scheme in ("", "file")
@@ -48,15 +50,15 @@ class Root:
             folder = Path(unquote(path) if scheme else uri)
             try:
                 self.uri = str(folder.expanduser().resolve())
-                _check_name(self.uri)
+                _check_name(self.uri, option)
                 if make:
                     Path(self.uri).mkdir(parents=True, exist_ok=True)
             except (OSError, RuntimeError) as error:  # a home that is not known, a circle of links
                 raise PlatformError(
-                    f"--root {self.uri}: {getattr(error, 'strerror', None) or error}",
+                    f"{option} {self.uri}: {getattr(error, 'strerror', None) or error}",
                     remedy="choose a directory you may write to",
                 ) from None
-        _check_name(self.uri)
+        _check_name(self.uri, option)
 
     def path(self, *parts: str) -> str:
         """A path or URI under the root."""
@@ -169,7 +171,7 @@ def _parents(name: str) -> list[str]:
     return [str(parent) for parent in PurePosixPath(name).parents if str(parent) not in (".", "/")]
 
 
-def _check_name(uri: str) -> None:
+def _check_name(uri: str, option: str) -> None:
     """Refuse what would not be one and the same place to Spark, SQL, Arrow and MLflow."""
     if unfit := _UNFIT.search(uri):
         why = f"{unfit[0]!r}, which Spark and SQL do not take for a letter of a name"
@@ -178,7 +180,7 @@ def _check_name(uri: str) -> None:
     else:
         return
     raise PlatformError(
-        f"--root {uri!r} has {why}",
+        f"{option} {uri!r} has {why}",
         remedy="choose a name without * ? [ ] { } \\ `, control characters and %-codes; any other letter will do",
     )
 

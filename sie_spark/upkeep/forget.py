@@ -15,6 +15,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from sie_spark.export.folder import NOTED as EXPORTS
 from sie_spark.features.erase import erase_value
 from sie_spark.impressions.shown import earlier_id
 from sie_spark.ingest.pseudonyms import load_key, pseudonym_of
@@ -219,7 +220,7 @@ def _erase_history(ctx: Context, table: str) -> None:
 
 
 def _learners(ctx: Context, removed: dict[str, int]) -> dict[str, Any]:
-    """Training sets and models that had seen the user: trained from tables that held them."""
+    """Training sets, models and exports that had seen the user: made from tables that held them."""
     sets = [table for table in ("samples", "scores", "training_set") if table in removed]
     models = {}
     kept = {name for name, arm in ctx.config.arms.items() if arm.rows == "kept"}
@@ -231,4 +232,6 @@ def _learners(ctx: Context, removed: dict[str, int]) -> dict[str, Any]:
             tables = {"training_set", "samples"}
         if pointer is not None and tables & set(removed):
             models[arm] = pointer.get("fingerprint", "unknown")
-    return {"training_sets": sets, "models": models}
+    exports = sorted(ctx.root.read_json(*EXPORTS) or {}) if sets else []
+    found = {"training_sets": sets, "models": models}
+    return {**found, "exports": exports} if exports else found

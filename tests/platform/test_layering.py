@@ -23,6 +23,7 @@ ROOMS = [
     "importance",
     "weighting",
     "evaluation",
+    "export",
     "report",
     "upkeep",
 ]

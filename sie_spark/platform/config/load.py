@@ -23,6 +23,7 @@ from sie_spark.platform.config.stages import (
     Model,
     Pilot,
     Reference,
+    Report,
     Run,
     Session,
     Simulator,
@@ -50,6 +51,7 @@ class Config(Settings):
         {}, validate_default=True, description="models fitted on different rows; NAME: null switches one off"
     )
     evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
+    report: Report = Report()  # type: ignore[call-arg]
     simulator: Simulator = Simulator()  # type: ignore[call-arg]
     session: Session = Session()  # type: ignore[call-arg]
     mlflow: Tracking = Tracking()  # type: ignore[call-arg]

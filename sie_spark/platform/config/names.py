@@ -36,8 +36,14 @@ SAMPLE = (
     *("arm", "pi", "offset", "weight", "seed", "policy", "policy_version", "keep", "logit"),
     *("impression_id", "self"),  # self: how Python names the model among its arguments
 )
-SAMPLE_PREFIXES = ("score_", "slice_", "_")
+SAMPLE_PREFIXES = ("score_", "slice_", "key_", "_")
+KEY = "key_"  # of a column of impressions that rides along, see report.key
 STAGE = "stage impressions"
+
+
+def key_column(name: str) -> str:
+    """The column of samples, scores and training_set that carries a column of ``report.key``."""
+    return f"{KEY}{name}"
 
 
 def slug(event_type: str) -> str:

@@ -1,4 +1,4 @@
-"""Settings of the stages after the data: model, training, scores, weights, evaluation, simulator, session."""
+"""Settings of the stages after the data: model, training, scores, weights, evaluation, report, simulator, session."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sie_spark.platform.config.base import Settings
 from sie_spark.platform.config.budget import Budget
+from sie_spark.platform.config.dataset import Once
 from sie_spark.platform.errors import ConfigError
 
 
@@ -215,6 +216,16 @@ class Evaluation(Settings):
         " be compared with; 0: no yardsticks",
     )
     seed: int = Field(3, description="of the bootstrap and of the yardsticks' rows")
+
+
+class Report(Settings):
+    """What rides along with the rows, for whoever reads them outside."""
+
+    key: Once = Field(
+        [],
+        description="columns of impressions that samples, scores, training_set and exported rows carry as text, to find"
+        " a row in other systems by; dataset.identifiers are pseudonyms there; no model reads them",
+    )
 
 
 class Simulator(Settings):
