@@ -17,7 +17,7 @@ from sie_spark.training.trial import Trial
 FIRST = (0.1, 0.3)  # shares that are tried first
 LEAST, MOST = 0.02, 0.5  # a smaller one has hardly a row of every id, a larger one saves no time
 SHARES = np.unique(np.round(np.geomspace(LEAST, 1.0, 60), 3))
-TOO_WIDE = 2.5  # standard errors of a trial, in margins, beyond which nothing can be concluded
+TOO_WIDE = 2.0  # standard error of a trial, in margins, beyond which nothing can be concluded
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,13 @@ class Choice:
 
 
 def choose(attempt: Callable[[Sequence[float]], list[Trial]], margin: float, *, most: float = MOST) -> Choice:
-    """The least share whose predicted loss of AUC is within the margin, from three small fits.
+    """The least share that is not shown to lose more AUC than the margin, from three small fits.
 
-    Two shares are tried first; the third is where the loss is expected to meet the margin, so that the answer is
-    looked at and not only reckoned. Between trials the loss is interpolated in the logarithm of the share, never
-    rising, and nothing is lost at all rows.
+    A share will do where its loss less one standard error is within the margin (the one-standard-error rule of
+    Breiman et al. 1984): on few validation rows a loss as small as the margin can never be shown to be one. Where the
+    error is larger than two margins nothing is concluded. Two shares are tried first; the third is where the answer
+    is expected, so that it is looked at and not only reckoned. Between trials the loss is interpolated in the
+    logarithm of the share, never rising, and nothing is lost at all rows.
 
     Parameters
     ----------
@@ -125,10 +127,7 @@ def choose(attempt: Callable[[Sequence[float]], list[Trial]], margin: float, *, 
     trials += attempt([wanted]) if all(abs(wanted / trial.share - 1) > 0.1 for trial in trials) else []
     trials.sort(key=lambda trial: trial.share)
     share = _least(trials, margin)
-    tenth = float(_curve(trials, np.array([trials[0].share if scale < 1 else FIRST[0]]))[0])
-    said = (
-        f"{trials[0].share if scale < 1 else FIRST[0]:.1%} of them costs about {max(tenth, 0):.4f} AUC here"
-    )
+    shown = trials[0].share if scale < 1 else FIRST[0]
     widest = max(trial.error for trial in trials)
     if widest > TOO_WIDE * margin:
         words = (
@@ -137,26 +136,37 @@ def choose(attempt: Callable[[Sequence[float]], list[Trial]], margin: float, *, 
         )
         return Choice(1.0, 0.0, words, trials)
     if share is None or share > most:
-        return Choice(1.0, 0.0, f"Keep all rows: {said}", trials)
-    predicted = float(_curve(trials, np.array([share]))[0])
-    words = f"Keep {share:.1%} of the rows: predicted to cost {max(predicted, 0):.4f} AUC, within the margin of {margin:g}"
+        cost = max(_curve(trials, shown), 0.0)
+        return Choice(1.0, 0.0, f"Keep all rows: {shown:.1%} of them costs about {cost:.4f} AUC here", trials)
+    predicted = _curve(trials, share)
+    words = (
+        f"Keep {share:.1%} of the rows: predicted to cost {max(predicted, 0):.4f} +- {_error(trials, share):.4f} AUC,"
+        f" at a margin of {margin:g}"
+    )
     return Choice(share, predicted, words, trials)
 
 
 def _least(trials: Sequence[Trial], margin: float) -> float | None:
-    """The least share, not below those tried, whose loss is within the margin; None where only all rows are."""
+    """The least share, not below those tried, that will do; None where only all rows do."""
     shares = SHARES[(min(trial.share for trial in trials) - 1e-9 <= SHARES) & (SHARES < 1)]
-    shares = np.unique([*shares, *(trial.share for trial in trials)])
-    able = shares[_curve(trials, shares) <= margin]
-    return float(able[0]) if len(able) else None
+    for share in np.unique([*shares, *(trial.share for trial in trials)]):
+        if _curve(trials, share) - _error(trials, share) <= margin:
+            return float(share)
+    return None
 
 
-def _curve(trials: Sequence[Trial], shares: np.ndarray) -> np.ndarray:
-    """Loss at shares: through the trials, made never to rise with the share, and 0 at all rows."""
+def _curve(trials: Sequence[Trial], share: float) -> float:
+    """Loss at a share: through the trials, made never to rise with the share, and 0 at all rows."""
     ordered = sorted(trials, key=lambda trial: trial.share)
     losses = _never_rising(np.array([trial.loss for trial in ordered] + [0.0]))
-    at = np.log([*(trial.share for trial in ordered), 1.0])
-    return np.interp(np.log(shares), at, losses)
+    return float(np.interp(np.log(share), np.log([*(trial.share for trial in ordered), 1.0]), losses))
+
+
+def _error(trials: Sequence[Trial], share: float) -> float:
+    """Standard error of the loss at a share, between those of the trials beside it."""
+    ordered = sorted(trials, key=lambda trial: trial.share)
+    errors = [trial.error for trial in ordered] + [0.0]
+    return float(np.interp(np.log(share), np.log([*(trial.share for trial in ordered), 1.0]), errors))
 
 
 def _never_rising(losses: np.ndarray) -> np.ndarray:
