@@ -10,7 +10,7 @@ from sie_spark.export.columns import libsvm_line, log_weight, row_columns, weigh
 from sie_spark.export.evidence import LEARNER, Compared, find_evidence
 from sie_spark.export.folder import PARTS, begin, check_free, finish, libsvm_of, note, parquet_of, weights_of
 from sie_spark.export.layout import Layout
-from sie_spark.export.parts import WRITTEN, WriteParts
+from sie_spark.export.parts import WRITTEN, WriteParts, file_of
 from sie_spark.features.samples import encoder, split_rows
 from sie_spark.platform.context import Context
 from sie_spark.platform.errors import RowIdentityError, workers
@@ -97,8 +97,6 @@ def run(ctx: Context, *, out: str, arm: str | None = None) -> StageResult:
 
 def _write(ctx: Context, target: Root, part: str, rows: DataFrame, *, layout: Layout, weight: Column) -> int:
     """Parquet by Spark, libsvm by its workers; returns the rows of both, which are as many."""
-    from pyspark.sql import functions as F
-
     kept = part == "train"
     ctx.progress.say(f"export: write {part} rows")
     with workers("export", remedy="mend what the message names and export again", otherwise="export again"):
@@ -106,12 +104,18 @@ def _write(ctx: Context, target: Root, part: str, rows: DataFrame, *, layout: La
         frame.write.mode("overwrite").parquet(target.path(parquet_of(part)))
         lines = rows.select(libsvm_line(layout).alias("line"), weight.cast("string").alias("weight"))
         function = WriteParts(target.path(libsvm_of(part)), target.path(weights_of(part)))
-        written = lines.mapInArrow(function, WRITTEN).agg(F.sum("rows")).first()
+        written = lines.mapInArrow(function, WRITTEN).collect()  # one row a file
         held = ctx.spark.read.parquet(target.path(parquet_of(part))).count()
-    found = int(written[0] or 0) if written else 0
-    if found != held:
+    found = sum(int(number) for _, number in written)
+    files = sorted(file_of(int(at)) for at, _ in written)
+    there = [
+        name for name in target.files(libsvm_of(part)) if not name.startswith(".")
+    ]  # what a lost task began
+    # a task of an export that was killed may write into the folder once more
+    if found != held or files != there:
         raise RowIdentityError(
-            f"export wrote {held:,} {part} rows as Parquet and {found:,} as libsvm",
+            f"export wrote {held:,} {part} rows as Parquet and {found:,} as libsvm, or {target.uri} holds files of another"
+            " export that was killed",
             remedy="run the same command again; if it persists, report it",
         )
     return held

@@ -16,6 +16,11 @@ from sie_spark.platform.root import locate, split
 WRITTEN = "part int, rows bigint"
 
 
+def file_of(part: int) -> str:
+    """Name of the lines of a partition."""
+    return f"part-{part:05d}.libsvm"
+
+
 @dataclass(frozen=True)
 class WriteParts:
     """A ``mapInArrow`` function: (line, weight) in, one (part, rows) out a partition that has rows.
@@ -40,7 +45,7 @@ class WriteParts:
                 if not batch.num_rows:
                     continue
                 if not streams:
-                    names = (f"{self.lines}/part-{part:05d}.libsvm", f"{self.weights}/part-{part:05d}.weight")
+                    names = (f"{self.lines}/{file_of(part)}", f"{self.weights}/part-{part:05d}.weight")
                     streams = [stack.enter_context(_whole(name, task.taskAttemptId())) for name in names]
                 for stream, column in zip(streams, ("line", "weight"), strict=True):
                     stream.write(("\n".join(batch.column(column).to_pylist()) + "\n").encode())

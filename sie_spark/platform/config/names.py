@@ -31,7 +31,8 @@ LAST_IS_ITEM, LAST_DISTANCE = "hist_last_is_item", "hist_last_distance"
 RECENT = "recent_items"
 # columns of samples, scores, training_set and predictions; an input that is an array is one too
 SAMPLE = (
-    *("sample_id", "split", "event_date", "event_ts", "group_id", "position", "label", "sampling_rate"),
+    *("sample_id", "split", "event_date", "event_ts", "group_id", "request_id"),
+    *("position", "label", "sampling_rate"),
     *("cat", "dense", "p", "scorer_versions"),
     *("arm", "pi", "offset", "weight", "seed", "policy", "policy_version", "keep", "logit"),
     *("impression_id", "self"),  # self: how Python names the model among its arguments
