@@ -103,7 +103,7 @@ def choose(attempt: Callable[[Sequence[float]], list[Trial]], margin: float, *, 
     """The least share that is not shown to lose more AUC than the margin, from three small fits.
 
     A share will do where its loss less one standard error is within the margin (the one-standard-error rule of
-    Breiman et al. 1984): on few validation rows a loss as small as the margin can never be shown to be one. Where the
+    Breiman et al. 1984): on few validation rows a loss as small as the margin can never be shown to be one. Where its
     error is larger than two margins nothing is concluded. Two shares are tried first; the third is where the answer
     is expected, so that it is looked at and not only reckoned. Between trials the loss is interpolated in the
     logarithm of the share, never rising, and nothing is lost at all rows.
@@ -128,11 +128,10 @@ def choose(attempt: Callable[[Sequence[float]], list[Trial]], margin: float, *, 
     trials.sort(key=lambda trial: trial.share)
     share = _least(trials, margin)
     shown = trials[0].share if scale < 1 else FIRST[0]
-    widest = max(trial.error for trial in trials)
-    if widest > TOO_WIDE * margin:
+    if share is not None and _error(trials, share) > TOO_WIDE * margin:
         words = (
             f"Keep all rows: the validation rows are too few to tell a loss of {margin:g} AUC"
-            f" (standard error {widest:.4f})"
+            f" (standard error {_error(trials, share):.4f})"
         )
         return Choice(1.0, 0.0, words, trials)
     if share is None or share > most:
