@@ -207,7 +207,11 @@ class _Making:
         history = launch(ctx.spark, training, ctx.root, job.folder, uri)
         best = f", best after epoch {history['best_epoch']}" if judged_on is not None else ""
         if job.correct:
-            moved = f"moved by {history['shift']:+.4f}" if history["shift"] else "not moved, it is within its error"
+            moved = (
+                f"moved by {history['shift']:+.4f}"
+                if history["shift"]
+                else "not moved, it is within its error"
+            )
             best += f", intercept {moved}"
         ctx.progress.say(
             f"fit '{self.arm}': {history['steps']:,} steps, {history['epochs']} epochs in {history['seconds']:.1f}s,"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.context import Context
 from sie_spark.platform.draws import pilot_sample
-from sie_spark.platform.errors import DataError
+from sie_spark.platform.errors import DataError, StageOrderError
 from sie_spark.platform.result import StageResult
-from sie_spark.weighting.arms import Arm, planned, solve_arms
+from sie_spark.weighting.arms import Arm, Plan, planned, solve_arms
 from sie_spark.weighting.auto import depends_on, resolved
 from sie_spark.weighting.examples import top_examples
 from sie_spark.weighting.facts import (
@@ -48,6 +48,7 @@ def run(ctx: Context) -> StageResult:
 
     scores = ctx.catalog.read("scores", version=source.version)
     settings, rows = ctx.config.weighting, source.rows or 0
+    _check_columns(scores.columns, plans)
     if settings.unit == "request":
         scores, plans = by_request(scores, plans)
     columns = {column for plan in plans for column in plan.columns}
@@ -76,6 +77,17 @@ def run(ctx: Context) -> StageResult:
     details["encoder"] = ctx.load_details("score").get("encoder")
     ctx.save_details("weigh", details, fingerprint=fingerprint)
     return StageResult(inputs, {"training_set": ref}, metrics=_metrics(details), details=details)
+
+
+def _check_columns(there: list[str], plans: list[Plan]) -> None:
+    """Raise where the scores were made before an arm asked for one of them."""
+    for plan in plans:
+        lacking = ", ".join(sorted(name.removeprefix("score_") for name in plan.columns - set(there)))
+        if lacking:
+            raise StageOrderError(
+                f"arm '{plan.name}' is drawn by '{lacking}', which table 'scores' does not have",
+                remedy="run 'sie score' with the same settings: it adds what is missing",
+            )
 
 
 def _write(

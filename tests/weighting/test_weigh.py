@@ -12,7 +12,7 @@ from helpers.encoded_samples import planted_rows, settings, write_samples
 from sie_spark.importance import score
 from sie_spark.models.store import require_model
 from sie_spark.platform.draws import Draw, uniform
-from sie_spark.platform.errors import DataError
+from sie_spark.platform.errors import DataError, StageOrderError
 from sie_spark.training import retrain, train
 from sie_spark.weighting import NUMPY, POLICIES, SPARK, Row, weigh
 from sie_spark.weighting.arms import Arm, planned, solve_arms
@@ -147,6 +147,14 @@ def test_a_budget_that_keeps_nothing_fails_every_time(make_context: Any) -> None
     for _ in range(2):
         with pytest.raises(DataError, match="none of 300 rows was kept"):
             weigh.run(context)
+
+
+def test_a_score_that_the_table_lacks_says_which_stage_adds_it(make_context: Any) -> None:
+    context = make_context(config(score="entropy"))
+    write_scores(context, 300)
+    with pytest.raises(StageOrderError, match="drawn by 'entropy'") as caught:
+        weigh.run(context)
+    assert "sie score" in caught.value.remedy
 
 
 def test_whole_requests_are_kept_or_dropped(make_context: Any) -> None:
