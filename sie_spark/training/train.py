@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.features.samples import encoder, part_rows
@@ -95,11 +96,12 @@ def _fit(
         def rows(parts: Sequence[str]) -> DataFrame:
             return part_rows(ctx, table.version, parts)
 
+        capped = settings.training.model_copy(update={"cost_cap": ctx.config.pilot.cost_cap})
         fit_arm(
             ctx,
             name,
             rows,
-            settings,
+            settings if whole else replace(settings, training=capped),
             fingerprint=fingerprint,
             encoded=encoded,
             samples=table,

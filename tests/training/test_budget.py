@@ -10,7 +10,7 @@ from sie_spark.platform.config import Training
 from sie_spark.platform.errors import ConfigError
 from sie_spark.training.budget import budgeted, cost
 
-FULL = Training(epochs=2, batch_size=512, learning_rate=0.002)
+FULL = Training(epochs=2, batch_size=512, learning_rate=0.002, cost_cap=0.5)
 
 
 def updates(settings: Training, rows: int) -> float:

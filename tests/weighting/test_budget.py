@@ -15,7 +15,7 @@ from sie_spark.training.trial import Trial
 from sie_spark.weighting.budget import LEAST, FullFit, choose, share_of
 
 MARGIN = 0.001
-FULL = FullFit(1_000_000, Training(epochs=2, batch_size=512), 100.0)
+FULL = FullFit(1_000_000, Training(epochs=2, batch_size=512, cost_cap=0.5), 100.0)
 
 
 @pytest.mark.parametrize(("given", "share"), [(0.1, 0.1), (1, 1.0), (50_000, 0.05), (5_000_000, 1.0)])

@@ -81,7 +81,7 @@ class Training(Settings):
         True, description="once the passes are chosen, fit again on training and validation rows together"
     )
     cost_cap: float = Field(
-        0.5,
+        0.3,
         gt=0,
         description="a subset gets as many updates as all rows did, by smaller batches, then more passes, as long as"
         " that costs at most this share of the full fit's time",
@@ -130,6 +130,11 @@ class Pilot(Settings):
     """The model whose scores decide which rows are kept: fitted on a uniform sample of the training rows."""
 
     fraction: float = Field(0.1, gt=0, le=1, description="share of the training rows, uniform")
+    cost_cap: float = Field(
+        0.15,
+        gt=0,
+        description="as training.cost_cap, of the pilot: ranking rows by it asks for less than serving it",
+    )
 
 
 class Reference(Settings):

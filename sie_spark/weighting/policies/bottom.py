@@ -13,5 +13,7 @@ class Bottom(Pruning):
     name = "bottom"
     version = 1
     citation = "Sorscher et al. 2022, for small data"
-    price = "not measured yet"
+    price = (
+        "with abs(y - p) as score, 10 % of trivago against as many random rows: AUC -.082, calibration .05"
+    )
     keeps = -1

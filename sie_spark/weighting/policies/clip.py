@@ -32,7 +32,9 @@ class Clip(Emphasis):
     name = "clip"
     version = 2
     citation = "clipped weights of the source articles"
-    price = "not measured yet"
+    price = (
+        "with abs(y - p) as score, 10 % of trivago against as many random rows: AUC -.158, calibration 6.0"
+    )
     options = Options
 
     def shape(self, score: np.ndarray, options: Any) -> dict[str, float]:

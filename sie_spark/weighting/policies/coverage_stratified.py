@@ -36,7 +36,9 @@ class CoverageStratified(WeightPolicy):
     version = 1
     assumption = "none holds: the fit's target is not that of all rows"
     citation = "Zheng et al. 2023 (CCS)"
-    price = "not measured yet"
+    price = (
+        "with abs(y - p) as score, 10 % of trivago against as many random rows: AUC -.018, calibration 3.1"
+    )
     reads = ("p",)
     takes = "any"
     signed = True

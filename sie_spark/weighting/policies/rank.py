@@ -21,7 +21,9 @@ class Rank(Emphasis):
     name = "rank"
     version = 2
     citation = "rank weights of the source articles"
-    price = "not measured yet"
+    price = (
+        "with abs(y - p) as score, 10 % of trivago against as many random rows: AUC -.012, calibration 1.3"
+    )
     signed = True
 
     def shape(self, score: np.ndarray, options: Any) -> dict[str, float]:

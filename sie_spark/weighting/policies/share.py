@@ -18,7 +18,9 @@ class Share(Emphasis):
     name = "share"
     version = 2
     citation = "share of the total, of the source articles"
-    price = "at 10 % kept: AUC -.09 to -.13 (simulated shop)"
+    price = (
+        "with abs(y - p) as score, 10 % of trivago against as many random rows: AUC -.171, calibration 7.4"
+    )
 
     def shape(self, score: np.ndarray, options: Any) -> dict[str, float]:
         """None."""

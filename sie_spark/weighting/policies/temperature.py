@@ -27,7 +27,9 @@ class Temperature(Emphasis):
     name = "temperature"
     version = 2
     citation = "tempered weights of the source articles"
-    price = "not measured yet"
+    price = (
+        "with abs(y - p) as score, 10 % of trivago against as many random rows: AUC -.016, calibration 3.0"
+    )
     options = Options
 
     def shape(self, score: np.ndarray, options: Any) -> dict[str, float]:

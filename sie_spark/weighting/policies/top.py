@@ -13,5 +13,5 @@ class Top(Pruning):
     name = "top"
     version = 1
     citation = "Paul et al. 2021"
-    price = "at 10 % kept: AUC .31 to .36 and calibration 11 to 38 on simulated clicks"
+    price = "with abs(y - p) as score, 10 % of trivago against as many random rows: AUC -.672, calibration 19"
     keeps = 1
