@@ -31,12 +31,10 @@ from scipy import stats
 from sklearn.metrics import log_loss, roc_auc_score
 
 from sie_spark.evaluation.yardsticks import fit_yardsticks
-from sie_spark.gradients import Norms
-from sie_spark.importance.worker import build_engine, logit_as_loss
 from sie_spark.models import Batch, build_model
 from sie_spark.models.inputs import find_edges
 from sie_spark.platform.code import code_digest
-from sie_spark.platform.config import Model, Training, load_config
+from sie_spark.platform.config import Model, Training, Weighting, load_config
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.training.budget import budgeted
@@ -44,7 +42,7 @@ from sie_spark.training.intercept import set_output_bias
 from sie_spark.training.loop import fit
 from sie_spark.training.memory import RowsInMemory, mean_loss, validation_loss
 from sie_spark.training.search import Sample, TryOne, search
-from sie_spark.weighting.arms import Plan, solve_arms
+from sie_spark.weighting.arms import Plan, solve_arm
 from sie_spark.weighting.registry import POLICIES
 from sie_spark.weighting.solving_sample import SolvingSample
 from sie_spark.weighting.terms import NUMPY
@@ -454,18 +452,12 @@ def plain_fit(drawn: Batch, rows: Rows, model: Model, training: Training, seed: 
 
 def decided(everything: Batch, pilot: torch.nn.Module, seen: np.ndarray, budget: float) -> tuple[str, Any]:
     """The default policy's decision as stage weigh makes it, and the policy that it is by then."""
-    engine, norms = build_engine(pilot), Norms()
-    p, norm = [], []
-    for part in everything.split(4096):
-        found = engine(part.inputs, logit_as_loss, norms)
-        p.append(torch.sigmoid(found.output).double().numpy())
-        norm.append(found[norms.key].sqrt().double().numpy())
     label = everything.label.double().numpy()
-    sample = SolvingSample(label, np.ones_like(label), seen, np.concatenate(p), np.concatenate(norm))
-    policy = POLICIES["rare_event"]
-    plan = Plan("weighted", policy, "grad_norm", budget, policy.options(), None)
-    (arm,) = solve_arms([plan], sample)
-    return arm.policy.name, arm.decide(sample.row("grad_norm"), sample.rate, NUMPY, seen=seen)
+    p = 1 / (1 + np.exp(-predict(pilot, everything)))
+    sample = SolvingSample(label, np.ones_like(label), seen, p)
+    policy = POLICIES[Weighting().policy]  # type: ignore[call-arg]
+    arm = solve_arm(Plan("weighted", policy, None, budget, policy.options()), budget, sample)
+    return arm.policy.name, arm.decide(sample.row(None), sample.rate, NUMPY, seen=seen)
 
 
 ARMS: dict[str, Callable[[Rows, Model, Training, int, int], Found]] = {

@@ -36,7 +36,7 @@ def digests(plan: Plan, known: Mapping[str, ModelRef], *, rows: str, limit: int,
                     "fit": [fit.key, fit.version, fit.rows],
                     "models": [known[name].digest for name in fit.models],
                     "after": [found[before.key] for before in fit.after],
-                    "rows": [rows, limit],
+                    "rows": [rows, None if fit.whole else limit],
                     "code": code,
                 }
             )
@@ -68,8 +68,8 @@ def fit_all(
     done: dict[str, ArtefactRef] = {}
     for level in plan.levels:
         missing = [fit for fit in level if not ctx.root.exists(*place(fit, names[fit.key]))]
-        for part in sorted({fit.rows for fit in missing}):
-            fits = tuple(fit for fit in missing if fit.rows == part)
+        for part, whole in sorted({(fit.rows, fit.whole) for fit in missing}):
+            fits = tuple(fit for fit in missing if (fit.rows, fit.whole) == (part, whole))
             models = {name for fit in fits for name in fit.models}
             own = tuple(model for model in shared.known if model.name in models)
             before = tuple(done[read.key] for read in {b.key: b for fit in fits for b in fit.after}.values())
@@ -88,7 +88,7 @@ def _fit(
     part, limit = fits[0].rows, ctx.config.importance.fit_rows
     folder = (FOLDER, "parts", digest([names[fit.key] for fit in fits]))
     ctx.root.remove(*folder)  # of a run that was killed
-    rows, _ = at_most(frame, limit, seed=SEED, purpose="fit")
+    rows = frame if fits[0].whole else at_most(frame, limit, seed=SEED, purpose="fit")[0]
     function = FitRows(shared, fits, ctx.root.uri, folder)
     with workers(
         "fitting what the scores read",

@@ -110,10 +110,13 @@ class Fit(ABC):
         raised with the meaning of the artefact; code and options are part of its digest anyway.
     rows:
         the part of the samples that it reads, ``importance.fit_rows`` of them at most.
+    whole:
+        whether it reads all rows of the part instead.
     """
 
     version: ClassVar[int]
     rows: ClassVar[Literal["train", "validation"]]
+    whole: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -49,9 +49,9 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     """
     samples = ctx.catalog.ref("samples")
     pilot = require_model(ctx.root, PILOT)
-    encoded, _ = encoder(ctx)
+    encoded, inputs_of_rows = encoder(ctx)
     check_encoder(pilot, encoded)
-    wanted = [SCORERS[name] for name in dict.fromkeys(ctx.config.importance.scorers)]
+    wanted = [SCORERS[name] for name in ctx.config.scorers]
     known = known_models(ctx, pilot, fit_settings(ctx, samples, encoded).training)
     code = model_code(ctx.config.model, *CODE)
     work = _work(
@@ -66,9 +66,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         ctx.progress.table("sie score --plan", ["pass", "rows", "models", "how", "state"], table)
         return StageResult({"samples": samples}, details={"plan": table}, skipped=True)
 
-    fingerprint = ctx.fingerprint(
-        "score", "importance.scorers", code=code, base=work.base, versions=work.versions
-    )
+    fingerprint = ctx.fingerprint("score", code=code, base=work.base, versions=work.versions)
     inputs = {"samples": samples}
     details = ctx.finished("score", fingerprint, table="scores")
     if details is not None:
@@ -87,6 +85,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         micro_batch=settings.micro_batch,
         threads=task_threads(ctx.spark),
         materialise=tuple(settings.materialise),
+        inputs=inputs_of_rows,
     )
     artefacts = fit_all(ctx, work.plan, shared, samples, work.artefacts)
     names = {*work.plan.models(known), *([PILOT] if work.probability else [])}

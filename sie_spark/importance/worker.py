@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -81,6 +81,8 @@ class Pass:
         torch threads: the cpus of a Spark task.
     materialise:
         see :class:`sie_spark.gradients.Engine`.
+    inputs:
+        what the encoder promises of the rows, for those who read features without a model.
     """
 
     models: tuple[ModelRef, ...]
@@ -89,6 +91,7 @@ class Pass:
     micro_batch: int
     threads: int = 1
     materialise: tuple[str, ...] = ()
+    inputs: InputSpec = field(default_factory=InputSpec)
 
     def given(self) -> Given:
         """What scorers and fits work from."""
@@ -208,7 +211,7 @@ class ScoreRows:
     ) -> pa.RecordBatch:
         """One batch, scored."""
         parts: list[dict[str, np.ndarray]] = []
-        for part in decoded(batch, loaded).split(self.shared.micro_batch):
+        for part in decoded(batch, loaded, self.shared.inputs).split(self.shared.micro_batch):
             seen = look(loaded, part, quantities)
             values = {PROBABILITY: seen.probability(self.pilot)} if self.pilot else {}
             values |= {score_column(scorer.name): scorer.score(seen, given) for scorer in scorers}
@@ -247,7 +250,7 @@ class FitRows:
         loaded: dict[str, Loaded] | None = None
         for batch in batches:
             loaded = loaded or self.shared.open(quantities)
-            for part in decoded(batch, loaded).split(self.shared.micro_batch):
+            for part in decoded(batch, loaded, self.shared.inputs).split(self.shared.micro_batch):
                 seen = look(loaded, part, quantities)
                 for one in accumulators:
                     one.add(seen)
@@ -262,9 +265,9 @@ class FitRows:
             yield pa.RecordBatch.from_arrays(columns, names=["fit", "partition", "path"])
 
 
-def decoded(batch: pa.RecordBatch, loaded: Mapping[str, Loaded]) -> Batch:
-    """The rows; each weighs 1 / sampling_rate. Without a model a scorer reads labels and features only."""
-    spec = next((model.spec for model in loaded.values()), InputSpec())
+def decoded(batch: pa.RecordBatch, loaded: Mapping[str, Loaded], inputs: InputSpec) -> Batch:
+    """The rows, as the models take them; each weighs 1 / sampling_rate."""
+    spec = next((model.spec for model in loaded.values()), inputs)
     found = Batch.from_arrow(batch, spec)
     if "sampling_rate" not in batch.schema.names:
         return found

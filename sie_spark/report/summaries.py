@@ -29,16 +29,16 @@ def importance(ctx: Context) -> dict[str, Any]:
     if not (catalog.exists("scores") and catalog.exists("training_set")):
         return {}
     versions = [catalog.version("scores"), catalog.version("training_set")]
-    column = f"score_{ctx.config.weighting.score}"
+    column = f"score_{ctx.config.shown_score}"
     known = ctx.load_details(JOB)
-    if known.get("versions") == versions and known.get("score") == ctx.config.weighting.score:
+    if known.get("versions") == versions and known.get("score") == ctx.config.shown_score:
         return known
     scores = catalog.read("scores", version=versions[0])
     kept = catalog.read("training_set", version=versions[1]).where(f"arm = '{CANDIDATE}'")
     if column not in scores.columns:
         return {}
     found = {
-        "score": ctx.config.weighting.score,
+        "score": ctx.config.shown_score,
         "versions": versions,
         "histogram": _histogram(scores, column),
         "pi": _histogram(kept, "pi"),

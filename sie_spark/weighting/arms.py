@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.sampling_rate import SamplingRate, correction_of
 from sie_spark.weighting.registry import POLICIES, WeightPolicy
 from sie_spark.weighting.solve import rounded
-from sie_spark.weighting.solving_sample import SolvingSample, columns_of
+from sie_spark.weighting.solving_sample import RARITY, SolvingSample
 from sie_spark.weighting.terms import NUMPY, Decision, Row
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -28,16 +28,19 @@ class Plan:
 
     name: str
     policy: WeightPolicy
-    score: str
-    budget: float
+    score: str | None
+    budget: float | str
     options: Settings
-    as_many_as: str | None
+    as_many_as: str | None = None
+    id_floor: float = 0.0
+    unit: str = "row"
 
     @property
     def columns(self) -> set[str]:
         """Columns of ``scores`` that the policy, or the one it falls back to, reads."""
         policies = [self.policy, *([POLICIES[self.policy.fallback]] if self.policy.fallback else [])]
-        return {column for one in policies for column in columns_of(one.reads, self.score).values()}
+        scores = [self.score, RARITY if self.id_floor else None]
+        return {part for one in policies for part in one.reads} | {f"score_{name}" for name in scores if name}
 
 
 @dataclass(frozen=True)
@@ -55,23 +58,30 @@ class Arm:
 
     name: str
     policy: WeightPolicy
-    score: str
+    score: str | None
     constants: dict[str, float]
     rate: SamplingRate
     expected_fraction: float
     pi_quantiles: dict[str, float]
     typical: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    id_floor: float = 0.0
+    unit: str = "row"
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """Part of a row -> column of ``scores``."""
-        return columns_of(self.policy.reads, self.score)
+    def row(self, label: Any, column: Callable[[str], Any], ops: Any) -> Row:
+        """The row as the policy sees it, from its label and the columns of ``scores``."""
+        return Row(
+            label,
+            p=column("p") if "p" in self.policy.reads else None,
+            score=column(f"score_{self.score}") if self.score else None,
+            least=ops.minimum(column(f"score_{RARITY}") * self.id_floor, 1.0) if self.id_floor else None,
+        )
 
     @property
     def policy_version(self) -> str:
         """Policy, version of its formula, hash of its constants."""
-        return f"{self.policy.name}-{self.policy.version}-{digest([self.constants, self.typical])}"
+        constants = [self.constants, self.typical, self.score, self.id_floor, self.unit]
+        return f"{self.policy.name}-{self.policy.version}-{digest(constants)}"
 
     def decide(self, row: Row, rate: Any, ops: Any, *, seen: Any = False) -> Decision:
         """The policy's decision, with the log's own sampling rate taken into offset or weight.
@@ -93,6 +103,11 @@ class Arm:
         return {
             "policy": self.policy.name,
             "policy_version": self.policy_version,
+            "score": self.score,
+            "unit": self.unit,
+            "id_floor": self.id_floor,
+            "assumption": self.policy.assumption,
+            "price": self.policy.price,
             "biased": self.policy.biased,
             "corrects_by": self.policy.corrects_by,
             "constants": self.constants,
@@ -130,29 +145,44 @@ def planned(config: Config) -> list[Plan]:
         own = arm.options if arm.options is not None else {}
         shared = config.weighting.options if policy.name == config.weighting.policy else {}
         options = validate(policy.options, {**shared, **own}, where=f"options of policy {policy.name}")
-        score = arm.score or config.weighting.score
-        budget = arm.budget or config.weighting.budget
-        plan = Plan(name, policy, score, budget, options, arm.as_many_as)
-        _check_score(plan, config)
+        plan = Plan(
+            name,
+            policy,
+            (arm.score or config.weighting.score) if policy.takes != "none" else None,
+            arm.budget or config.weighting.budget,
+            options,
+            arm.as_many_as,
+            0.0 if policy.biased or policy.corrects_by == "none" else config.weighting.id_floor,
+            config.weighting.unit,
+        )
+        _check(plan, config)
         plans.append(plan)
     return sorted(plans, key=lambda plan: plan.as_many_as is not None)
 
 
-def _check_score(plan: Plan, config: Config) -> None:
-    SCORERS[plan.score]  # an unknown name is refused
-    computed = {"p", *(f"score_{name}" for name in config.importance.scorers)}
-    for column in sorted(plan.columns - computed):
-        name = column.removeprefix("score_")
+def _check(plan: Plan, config: Config) -> None:
+    """Refuse a score, or a unit, that the policy's correction does not allow."""
+    arm, name = config.arms[plan.name], plan.policy.name
+    where = f"arms.{plan.name}.score" if arm.score else "weighting.score"
+    scorer = SCORERS[plan.score] if plan.score else None  # an unknown name is refused
+    if scorer and plan.policy.takes == "label-free" and scorer.uses_label:
+        free = ", ".join(sorted(one for one in SCORERS if not SCORERS[one].uses_label))
         raise ConfigError(
-            f"policy '{plan.policy.name}' of arm '{plan.name}' reads score '{name}', which importance.scorers does not"
-            " compute",
-            remedy=f"add '{name}' to importance.scorers, which has {', '.join(config.importance.scorers)}",
+            f"{where}: '{plan.score}' looks at the label, and an offset made of it, as by policy '{name}', would be wrong",
+            remedy=f"choose one that does not ({free}), or null, or weighting.policy=horvitz_thompson",
+        )
+    if plan.unit == "request" and not plan.policy.by_request:
+        able = ", ".join(sorted(one for one in POLICIES if POLICIES[one].by_request))
+        raise ConfigError(
+            f"weighting.unit: policy '{name}' of arm '{plan.name}' corrects row by row, and whole requests are kept or"
+            " dropped",
+            remedy=f"use one of {able} for it, or weighting.unit=row",
         )
 
 
 def check_choices(config: Config) -> None:
     """Raise :class:`ConfigError` for scorers, and policies with their scores and options, that do not fit."""
-    for name in config.importance.scorers:
+    for name in config.scorers:
         SCORERS[name]  # an unknown name is refused
     planned(config)
 
@@ -160,49 +190,68 @@ def check_choices(config: Config) -> None:
 def solve_arms(plans: list[Plan], sample: SolvingSample) -> list[Arm]:
     """Every arm with its constants; an arm ``as_many_as`` another takes the share that that one expects.
 
+    Parameters
+    ----------
+    plans:
+        whose budgets are shares.
+
     Raises
     ------
     ConfigError
-        where a score is negative and the policy needs one that is not.
+        where a score is negative and the policy needs one that is not, or the floor for ids asks for more rows than
+        the budget has.
     """
     arms: dict[str, Arm] = {}
     for plan in plans:
-        budget = min(1.0, arms[plan.as_many_as].expected_fraction) if plan.as_many_as else plan.budget
-        arms[plan.name] = _arm(replace(plan, budget=budget), sample)
+        share = arms[plan.as_many_as].expected_fraction if plan.as_many_as else float(plan.budget)
+        arms[plan.name] = solve_arm(plan, min(1.0, share), sample)
     return list(arms.values())
 
 
-def _arm(plan: Plan, sample: SolvingSample) -> Arm:
+def solve_arm(plan: Plan, share: float, sample: SolvingSample) -> Arm:
+    """One arm that keeps a share of the rows; raises as :func:`solve_arms` does."""
     policy, options = plan.policy, plan.options
-    row = sample.row(plan.score)
-    note = policy.unfit(row, plan.budget)
+    row = sample.row(plan.score, plan.id_floor)
+    note = policy.unfit(row, share)
     if note and policy.fallback:
         policy = POLICIES[policy.fallback]
         shared = {
             name: value for name, value in options.model_dump().items() if name in policy.options.model_fields
         }
         options = validate(policy.options, shared, where=f"options of policy {policy.name}")
-    if "score" in policy.reads and not policy.signed and row.score.min() < 0:
+    score = plan.score if policy.takes != "none" else None
+    row = sample.row(score, plan.id_floor)
+    if row.score is not None and not policy.signed and row.score.min() < 0:
         raise ConfigError(
-            f"weighting.score: '{plan.score}' takes negative values, which policy '{policy.name}' cannot use",
-            remedy="choose a score that is at least 0: grad_norm, error, loss or entropy",
+            f"weighting.score: '{score}' takes negative values, which policy '{policy.name}' cannot use",
+            remedy="choose a score that is at least 0 (grad_norm, error, loss, entropy), or null",
         )
     blind = policy.corrects_by == "offset" and 0 < float(np.mean(sample.seen)) < 1
-    typical = {part: rounded(float(np.mean(getattr(row, part)))) for part in policy.reads} if blind else {}
+    parts = [*policy.reads, *(["score"] if score else [])]
+    typical = {part: rounded(float(np.mean(getattr(row, part)))) for part in parts} if blind else {}
     row = _blinded(row, sample.seen, typical, NUMPY)
-    constants = policy.solve(row, plan.budget, options)
+    constants = policy.solve(row, share, options)
     decision = policy.decide(row, constants, NUMPY)
+    expected = float(np.mean(decision.pi))
+    if plan.id_floor and expected > 1.001 * share:
+        raise ConfigError(
+            f"weighting.id_floor: {plan.id_floor:g} rows of every id are {expected:.1%} of the rows, and the budget of"
+            f" arm '{plan.name}' is {share:.1%}",
+            remedy="lower weighting.id_floor, or raise weighting.budget",
+        )
     at = np.quantile(decision.pi, QUANTILES)
     return Arm(
         name=plan.name,
         policy=policy,
-        score=plan.score,
+        score=score,
         constants=constants,
         rate=_rate(sample, by_weight=policy.corrects_by == "weight"),
-        expected_fraction=float(np.mean(decision.pi)),
+        expected_fraction=expected,
         pi_quantiles={f"{q:g}": float(value) for q, value in zip(QUANTILES, at, strict=True)},
         typical=typical,
         note=note,
+        id_floor=plan.id_floor,
+        unit=plan.unit,
     )
 
 

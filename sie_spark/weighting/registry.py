@@ -18,9 +18,15 @@ class WeightPolicy(ABC):
     ----------
     name, version:
         written beside every kept row; the version changes when the formula does.
+    assumption, citation:
+        under which the subset's fit converges to that of all rows, and where that is shown.
+    price:
+        of a biased policy: what it was measured to cost.
     reads:
-        which parts of a :class:`Row` enter beside the label: ``p``, ``norm``, ``score`` (the one that the arm
-        names). Nothing else is asked of table ``scores``.
+        which parts of a :class:`Row` enter beside the label and the score: ``p``, or nothing. Nothing else is asked
+        of table ``scores``.
+    takes:
+        which score an arm may name: any, one that does not depend on the label, or none (it is not looked at).
     signed:
         whether the score may be negative.
     options:
@@ -31,16 +37,23 @@ class WeightPolicy(ABC):
         whether the fit's target differs from the full data's even in the limit.
     corrects_by:
         what makes the subset stand for all rows.
+    by_request:
+        whether whole requests may be drawn: a row-level offset does not correct for that, a weight does.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
+    assumption: ClassVar[str]
+    citation: ClassVar[str]
+    price: ClassVar[str] = ""
     reads: ClassVar[tuple[str, ...]]
+    takes: ClassVar[Literal["any", "label-free", "none"]] = "none"
     signed: ClassVar[bool] = False
     options: ClassVar[type[Settings]] = Settings
     fallback: ClassVar[str | None] = None
-    biased: ClassVar[bool]
+    biased: ClassVar[bool] = False
     corrects_by: ClassVar[Literal["offset", "weight", "none"]]
+    by_request: ClassVar[bool] = False
 
     def unfit(self, pilot: Row, budget: float) -> str:
         """Why ``fallback`` is taken for these rows instead; an empty text where this policy will do."""

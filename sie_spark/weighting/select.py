@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.draws import Draw, uniform_column
 from sie_spark.weighting.arms import Arm
-from sie_spark.weighting.terms import SPARK, Row
+from sie_spark.weighting.terms import SPARK
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -55,8 +55,7 @@ def summary_columns(arms: list[str]) -> list[Column]:
 def _arm(arm: Arm, seed: int, pilot: Draw) -> Column:
     from pyspark.sql import functions as F
 
-    parts = {part: F.col(column) for part, column in arm.columns.items()}
-    row = Row(F.col("label").cast("double"), **parts)
+    row = arm.row(F.col("label").cast("double"), F.col, SPARK)
     seen = pilot.column(F.col("sample_id"))
     decision = arm.decide(row, F.col("sampling_rate").cast("double"), SPARK, seen=seen)
     draw = uniform_column(F.col("sample_id"), seed=seed, purpose=purpose(arm.name))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MOST_ROWS = 200_000
-NORM = "logit_grad_norm"  # the scorer behind a row's norm
+RARITY = "rarity"  # the scorer behind a row's least inclusion probability
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,15 @@ class SolvingSample:
     rate: np.ndarray
     seen: np.ndarray
     p: np.ndarray | None = None
-    norm: np.ndarray | None = None
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def row(self, score: str) -> Row:
-        """The rows as a policy sees them; the score is None where no policy reads it."""
-        return Row(self.label, self.p, self.norm, self.scores.get(score))
-
-
-def columns_of(reads: Collection[str], score: str) -> dict[str, str]:
-    """Part of a row -> column of table ``scores``, for the parts that a policy reads."""
-    columns = {"p": "p", "norm": f"score_{NORM}", "score": f"score_{score}"}
-    return {part: columns[part] for part in reads}
+    def row(self, score: str | None, id_floor: float = 0.0) -> Row:
+        """The rows as a policy sees them."""
+        least = np.minimum(1.0, id_floor * self.scores[RARITY]) if id_floor else None
+        return Row(self.label, self.p, None if score is None else self.scores[score], least)
 
 
 def solving_sample(
@@ -60,7 +54,7 @@ def solving_sample(
     Parameters
     ----------
     columns:
-        those that the arms' policies read, see :func:`columns_of`.
+        those that the arms' policies read, see :attr:`Plan.columns`.
     pilot:
         the rows that the pilot was fitted on.
 
@@ -89,6 +83,5 @@ def solving_sample(
         rate=found["sampling_rate"],
         seen=pilot.keeps(table.column("sample_id").to_numpy()),
         p=found.get("p"),
-        norm=found.get(f"score_{NORM}"),
         scores={name.removeprefix("score_"): values for name, values in found.items() if "score_" in name},
     )

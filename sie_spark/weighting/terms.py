@@ -37,16 +37,21 @@ class Row:
         0 or 1; a soft label above 0 counts as positive.
     p:
         the pilot's probability.
-    norm:
-        ``||d logit / d theta||``, which does not depend on the label.
     score:
-        the score named by ``weighting.score``.
+        the score that the arm names; None where it names none.
+    least:
+        the inclusion probability that the row's rarest id asks for, see ``weighting.id_floor``; None for no such
+        floor.
     """
 
     label: Values
     p: Values = None
-    norm: Values = None
     score: Values = None
+    least: Values = None
+
+    def where(self, mask: np.ndarray) -> Row:
+        """Some of the rows, of arrays."""
+        return Row(**{part: None if values is None else values[mask] for part, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,24 @@ class Decision:
     pi: Values
     offset: Values
     weight: Values
+
+
+def surprise(row: Row, ops: Any) -> Values:
+    """``|y - p|``: how far the pilot is from the label, without a gradient (EL2N, Paul et al. 2021)."""
+    return ops.where(row.label > 0, 1.0 - row.p, row.p)
+
+
+def importance(row: Row, ops: Any) -> Values:
+    """The score that the arm names, or ``|y - p|`` where it names none."""
+    return surprise(row, ops) if row.score is None else row.score
+
+
+def bounded(pi: Values, floor: float, row: Row, ops: Any) -> Values:
+    """An inclusion probability between the floors (the policy's and the row's own) and 1."""
+    pi = ops.maximum(pi, floor)
+    if row.least is not None:
+        pi = ops.maximum(pi, row.least)
+    return ops.minimum(pi, 1.0)
 
 
 NUMPY = Ops(

@@ -52,7 +52,7 @@ def run(ctx: Context) -> StageResult:
             " expected",
             remedy=f"raise weighting.budget or arms.{empty}.budget",
         )
-    details["top"] = top_examples(ctx, scores, f"score_{settings.score}")
+    details["top"] = top_examples(ctx, scores, f"score_{ctx.config.shown_score}")
     details["cautions"] = _cautions(details["arms"])
     details["encoder"] = ctx.load_details("score").get("encoder")
     ctx.save_details("weigh", details, fingerprint=fingerprint)
@@ -97,8 +97,8 @@ def _cautions(arms: dict[str, dict[str, Any]]) -> list[str]:
     for name, arm in arms.items():
         if arm["biased"]:
             said.append(
-                f"Policy '{arm['policy']}' of arm '{name}' is biased: its weights depend on the score,"
-                " and nothing corrects for it."
+                f"Policy '{arm['policy']}' of arm '{name}' is biased: what it keeps or weighs depends on the score, and"
+                f" nothing corrects for it. Measured: {arm['price']}."
             )
         if arm["note"]:
             said.append(f"Arm '{name}': {arm['note']}.")

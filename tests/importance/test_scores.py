@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from helpers.encoded_samples import SPEC, planted_rows, settings, write_samples
 from sie_spark.gradients import Engine, Norms, UnsupportedParameter
 from sie_spark.importance import SCORERS, Given, ModelRef
 from sie_spark.importance.artefacts import digests
-from sie_spark.importance.contracts import Accumulator, Fit, state_from_bytes, state_to_bytes
+from sie_spark.importance.contracts import Accumulator, Fit, Scorer, state_from_bytes, state_to_bytes
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.plan import make_plan
 from sie_spark.importance.worker import FitRows, Loaded, Pass, ScoreRows, build_engine, joined, look
@@ -67,19 +68,25 @@ def validation_rows() -> Batch:
     return replace(batch_of(30, seed=9), weight=torch.linspace(0.5, 2.0, 30))
 
 
-def fitted(models: dict[str, nn.Module]) -> Given:
-    """Artefacts of every model, as two partitions would make them."""
+def fitted(models: dict[str, nn.Module], names: Iterable[str] = ALL) -> Given:
+    """The artefacts that scorers read of these models, as two partitions would make them."""
     states = {}
-    for name, model in models.items():
-        fit, given = ValidationGradient(name), Given(KNOWN)
-        parts = []
+    known = {name: KNOWN[name] for name in models}
+    asked = [SCORERS[name] for name in names if set(_models(SCORERS[name])) <= set(models)]
+    for fit in {fit.key: fit for scorer in asked for fit in scorer.fits(KNOWN)}.values():
+        given, parts = Given(known), []
+        loaded = {name: Loaded(models[name], SPEC) for name in fit.models}
         for rows in (slice(0, 11), slice(11, 30)):
             one = fit.open(given)
             batch = validation_rows().take(rows)
-            one.add(look({name: Loaded(model, SPEC)}, batch, joined([one.quantities()])))
+            one.add(look(loaded, batch, joined([one.quantities()])))
             parts.append(state_from_bytes(state_to_bytes(one.state())))
         states[fit.key] = fit.finish(fit.merge(parts), given)
     return Given(KNOWN, states)
+
+
+def _models(scorer: Scorer) -> tuple[str, ...]:
+    return (*scorer.models(KNOWN), *(name for fit in scorer.fits(KNOWN) for name in fit.models))
 
 
 def scored(
@@ -181,15 +188,44 @@ def test_conformance(name: str) -> None:
     with torch.no_grad():
         for model in models.values():
             model.output.weight *= 50.0
-    needed = {model: models[model] for model in found.models(KNOWN)}
-    given = fitted(needed)
+    needed = {model: models[model] for model in _models(found) or (PILOT,)}
+    given = fitted(needed, [name])
     assert bool(found.quantities(given)) == found.gradient
-    assert [fit.key for fit in found.fits(KNOWN)] == [key for key in given.states if found.fits(KNOWN)]
+    assert [fit.key for fit in found.fits(KNOWN)] == list(given.states)
     zeros, ones = (replace(batch_of(), label=torch.full((40,), y)) for y in (0.0, 1.0))
     scores = [scored(needed, [name], batch)[name] for batch in (zeros, ones)]
     assert all(values.shape == (40,) and np.isfinite(values).all() for values in scores)
     assert np.array_equal(*scores) != found.uses_label
     assert found.signed or min(values.min() for values in scores) >= 0
+
+
+def test_rarity_and_the_a_optimal_norm_equal_their_formulas() -> None:
+    """From counts by hand, and from the last layer's gradients one row at a time."""
+    model, batch, rows = fresh(), batch_of(), validation_rows()
+    found = scored({PILOT: model}, ["rarity", "a_optimal_norm"], batch)
+    counts = [np.bincount(column, minlength=100) for column in rows.inputs["cat"].numpy().T]
+    by_hand = [
+        max(1 / max(1, count[i]) for count, i in zip(counts, ids, strict=True))
+        for ids in batch.inputs["cat"].numpy()
+    ]
+    np.testing.assert_allclose(found["rarity"], by_hand)
+
+    def last(one: Batch) -> np.ndarray:
+        model.zero_grad()
+        model(**one.inputs).sum().backward()
+        return np.append(model.output.weight.grad.numpy().ravel(), model.output.bias.grad.numpy()).astype(
+            float
+        )
+
+    h, p = (
+        np.array([last(one) for one in rows_of(rows)]),
+        torch.sigmoid(model(**rows.inputs)).detach().numpy(),
+    )
+    weight = rows.weight.numpy() * p * (1 - p)
+    information = (h * weight[:, None]).T @ h / rows.weight.numpy().sum()
+    information += 1e-3 * np.trace(information) / len(information) * np.eye(len(information))
+    expected = [np.linalg.norm(np.linalg.solve(information, last(one))) for one in rows_of(batch)]
+    np.testing.assert_allclose(found["a_optimal_norm"], expected, rtol=1e-4)
 
 
 def test_tracin_says_what_it_lacks() -> None:
@@ -356,7 +392,8 @@ def test_stage(make_context: Any) -> None:
     from sie_spark.models.store import require_model
     from sie_spark.training import train
 
-    context = make_context(settings())
+    names = ["loss", "error", "grad_norm", "rarity", "a_optimal_norm"]
+    context = make_context(settings(importance={"scorers": names}, weighting={"score": "logit_grad_norm"}))
     write_samples(context, planted_rows(3000), test_rows=400)
     train.run(context)
     result = score.run(context)
@@ -368,8 +405,16 @@ def test_stage(make_context: Any) -> None:
         "score_loss",
         "score_error",
         "score_grad_norm",
+        "score_rarity",
+        "score_a_optimal_norm",
         "cat",
     }
+    ids = [
+        row[0] for row in rows.select("cat").collect()
+    ]  # without a validation part these are all training rows
+    counts = [np.bincount(column) for column in np.array(ids).T]
+    expected = [max(1 / count[i] for count, i in zip(counts, row, strict=True)) for row in ids]
+    np.testing.assert_allclose([row[0] for row in rows.select("score_rarity").collect()], expected)
     assert rows.where("split = 'test'").isEmpty()
     # the stored scores are those of the stored model
     model, spec = load_model(require_model(context.root, "pilot").path)

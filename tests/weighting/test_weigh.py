@@ -9,7 +9,7 @@ import pytest
 
 from helpers.encoded_samples import planted_rows, settings, write_samples
 from sie_spark.platform.draws import Draw, uniform
-from sie_spark.platform.errors import ConfigError, DataError
+from sie_spark.platform.errors import DataError
 from sie_spark.weighting import NUMPY, POLICIES, SPARK, Row, weigh
 from sie_spark.weighting.arms import Arm, planned, solve_arms
 from sie_spark.weighting.solving_sample import solving_sample
@@ -39,7 +39,7 @@ def write_scores(context: Any, rows: int = 6000) -> None:
 
 
 def config(**weighting: Any) -> dict[str, Any]:
-    return settings(weighting=weighting, importance={"scorers": ["grad_norm", "loss", "logit_grad_norm"]})
+    return settings(weighting=weighting, importance={"scorers": ["grad_norm", "loss"]})
 
 
 def test_columns_equal_arrays_for_every_policy(make_context: Any) -> None:
@@ -48,23 +48,24 @@ def test_columns_equal_arrays_for_every_policy(make_context: Any) -> None:
     context = make_context(config())
     write_scores(context)
     scores = context.catalog.read("scores")
-    read = {"p", "score_logit_grad_norm", "score_grad_norm"}
+    read = {"p", "score_logit_grad_norm"}
     pilot = Draw(0.1, 7, "pilot")
     sample = solving_sample(scores, read, rows=6000, seed=1, pilot=pilot)
     assert len(sample) == 6000
-    row = Row(
-        F.col("label").cast("double"), F.col("p"), F.col("score_logit_grad_norm"), F.col("score_grad_norm")
-    )
-    others = {name: {"policy": name} for name in POLICIES}
-    policies = make_context(
-        settings(arms=others, importance={"scorers": ["grad_norm", "loss", "logit_grad_norm"]})
-    ).config
+    plain = {name: {"policy": name} for name in POLICIES}
+    scored = {
+        f"{name}_scored": {"policy": name, "score": "logit_grad_norm"}
+        for name in POLICIES
+        if POLICIES[name].takes != "none"
+    }
+    policies = make_context(settings(arms=plain | scored)).config
     arms = {arm.name: arm for arm in solve_arms(planned(policies), sample)}
     columns: list[Any] = []
     expected: dict[str, np.ndarray] = {}
-    for name in sorted(POLICIES):
+    for name in [*plain, *scored]:
+        row = arms[name].row(F.col("label").cast("double"), F.col, SPARK)
         columns += _columns(arms[name], row, name, pilot)
-        decision = arms[name].decide(sample.row("grad_norm"), sample.rate, NUMPY, seen=sample.seen)
+        decision = arms[name].decide(sample.row(arms[name].score), sample.rate, NUMPY, seen=sample.seen)
         expected |= {f"{name}_{part}": getattr(decision, part) for part in ("pi", "offset", "weight")}
     table = scores.select("sample_id", *columns).toArrow().sort_by("sample_id")
     for name, values in expected.items():
@@ -142,8 +143,3 @@ def test_a_budget_that_keeps_nothing_fails_every_time(make_context: Any) -> None
     for _ in range(2):
         with pytest.raises(DataError, match="none of 300 rows was kept"):
             weigh.run(context)
-
-
-def test_a_score_that_is_not_computed(make_context: Any) -> None:
-    with pytest.raises(ConfigError, match="does not compute"):
-        weigh.run(make_context(config(policy="horvitz_thompson", score="error")))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sie_spark.platform.config.base import Settings
+from sie_spark.platform.config.budget import Budget
 from sie_spark.platform.errors import ConfigError
 
 # the three that have a part in the verdict: the candidate is judged against the other two
@@ -27,7 +28,7 @@ class Arm(Settings):
     )
     policy: str | None = Field(None, description="default: weighting.policy")
     score: str | None = Field(None, description="default: weighting.score")
-    budget: float | None = Field(None, gt=0, le=1, description="default: weighting.budget")
+    budget: Budget | None = Field(None, description="default: weighting.budget")
     options: dict[str, Any] | None = Field(
         None, description="of the policy; default: weighting.options, where the policy is that one"
     )

@@ -66,6 +66,20 @@ class Config(Settings):
         check_arms(arms)
         return arms
 
+    @property
+    def scorers(self) -> list[str]:
+        """Names of the scores to compute: those asked for, those that arms are drawn by, and rarity for a floor."""
+        drawn = [self.weighting.score, *(arm.score for arm in self.arms.values())]
+        rarity = ["rarity"] if self.weighting.id_floor else []
+        return list(dict.fromkeys([*self.importance.scorers, *filter(None, drawn), *rarity]))
+
+    @property
+    def shown_score(self) -> str:
+        """The score by which people are shown rows: the one that arms are drawn by, or the first that is asked for."""
+        return self.weighting.score or next(
+            (name for name in ("error", *self.scorers) if name in self.scorers), "error"
+        )
+
     def fingerprint(self, *sections: str) -> str:
         """Hash of the named sections ('dataset', 'model', 'dataset.features', ...): what a stage depends on."""
         data = self.model_dump(mode="json")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sie_spark.platform.config.base import Settings
+from sie_spark.platform.config.budget import Budget
 from sie_spark.platform.errors import ConfigError
 
 
@@ -142,8 +143,8 @@ class Importance(Settings):
     """Which scores are computed and how the workers do it."""
 
     scorers: list[str] = Field(
-        ["loss", "error", "grad_norm", "logit_grad_norm"],
-        description="names in the catalogue; a policy names those that it reads",
+        ["loss", "error"],
+        description="names in the catalogue; the scores that weighting and arms name are computed beside them",
     )
     fit_rows: int = Field(
         200_000,
@@ -160,10 +161,30 @@ class Weighting(Settings):
     """From scores to inclusion probabilities, offsets and weights."""
 
     policy: str = Field("rare_event", description="how scores become inclusion probabilities or weights")
-    score: str = Field("grad_norm", description="the score behind pi or the weight")
-    budget: float = Field(0.1, gt=0, le=1, description="share of the training rows to keep")
+    score: str | None = Field(
+        None,
+        description="the score behind pi or the weight; null: what the policy makes of the pilot's probability, from a"
+        " forward pass alone; logit_grad_norm (exact) costs a backward pass over all rows",
+    )
+    budget: Budget = Field(
+        0.1,
+        description="what to keep of the training rows: a share (0.1), a number of rows (50000), so much as retraining"
+        " takes in a time (600 s), or auto: the least share that small fits predict to cost no more than"
+        " evaluation.margin",
+    )
     options: dict[str, Any] = Field(
         {}, description="of the policy; 'sie settings weighting.options' has those of each"
+    )
+    unit: Literal["row", "request"] = Field(
+        "row", description="request: shown lists are kept or dropped as a whole, for learners of lists"
+    )
+    id_floor: float = Field(
+        0.0,
+        ge=0,
+        description="rows that every id keeps on average at least, or all it has; 0: no such floor",
+    )
+    trial_rows: int = Field(
+        500_000, ge=1000, description="budget auto: kept rows that a trial is fitted on at most"
     )
     seed: int = Field(11, description="of the keep decision, a hash of sample id and seed")
 

@@ -8,48 +8,36 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from sie_spark.platform.config.base import Settings
-from sie_spark.weighting.registry import WeightPolicy, register_policy
-from sie_spark.weighting.solve import rounded, solve_scale
-from sie_spark.weighting.terms import Decision, Row
+from sie_spark.weighting.emphasis import Emphasis
+from sie_spark.weighting.emphasis import Options as Common
+from sie_spark.weighting.registry import register_policy
+from sie_spark.weighting.solve import rounded
 
 LARGEST = 50.0  # exponent; beyond it every weight is capped anyway
 
 
-class Options(Settings):
+class Options(Common):
     """Settings of this policy."""
 
-    cap: float = Field(10.0, gt=1, description="greatest weight, in means")
+    temperature: float = Field(1.0, gt=0, description="that the standardised score is divided by")
 
 
 @register_policy
-class ExpScore(WeightPolicy):
-    """Uniformly drawn rows with weight ``min(c exp(z), cap)``, z the standardised score, c such that the mean is 1.
-
-    The score depends on the label, so the weighted fit converges to something else than the full data would give:
-    emphasis, not estimation.
-    """
+class ExpScore(Emphasis):
+    """Weight ``exp(z / temperature)``, z the standardised score; a high temperature comes near equal weights."""
 
     name = "exp_score"
-    version = 1
-    reads = ("score",)
+    version = 2
+    citation = "softmax weights of the source articles"
+    price = "with the loss as score at 10 % kept: AUC -.036, calibration 4.8 (simulated shop)"
     signed = True
-    biased = True
     options = Options
-    corrects_by = "none"
 
-    def solve(self, pilot: Row, budget: float, options: Options) -> dict[str, float]:
-        """Mean and standard deviation of the score, and the scale c."""
-        mean, sd = rounded(float(np.mean(pilot.score))), rounded(float(np.std(pilot.score))) or 1.0
-        raw = np.exp(np.minimum((pilot.score - mean) / sd, LARGEST))
-        scale = solve_scale(lambda c: float(np.mean(np.minimum(c * raw, options.cap))), 1.0)
-        return {"mean": mean, "sd": sd, "scale": scale, "cap": options.cap, "pi": budget}
+    def shape(self, score: np.ndarray, options: Any) -> dict[str, float]:
+        """Mean and standard deviation of the score."""
+        sd = rounded(float(np.std(score))) or 1.0
+        return {"mean": rounded(float(np.mean(score))), "sd": rounded(sd * options.temperature)}
 
-    def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
-        """See the class."""
-        z = ops.minimum((row.score - constants["mean"]) / constants["sd"], LARGEST)
-        return Decision(
-            pi=ops.constant(row.label, constants["pi"]),
-            offset=ops.constant(row.label, 0.0),
-            weight=ops.minimum(ops.exp(z) * constants["scale"], constants["cap"]),
-        )
+    def raw(self, score: Any, constants: Mapping[str, float], ops: Any) -> Any:
+        """``exp((s - mean) / sd)``, the exponent bounded."""
+        return ops.exp(ops.minimum((score - constants["mean"]) / constants["sd"], LARGEST))

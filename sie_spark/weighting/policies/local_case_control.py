@@ -11,7 +11,7 @@ from pydantic import Field
 from sie_spark.platform.config.base import Settings
 from sie_spark.weighting.registry import WeightPolicy, register_policy
 from sie_spark.weighting.solve import rounded, solve_scale
-from sie_spark.weighting.terms import Decision, Row
+from sie_spark.weighting.terms import NUMPY, Decision, Row, bounded, surprise
 
 
 class Options(Settings):
@@ -26,14 +26,16 @@ class Options(Settings):
 class LocalCaseControl(WeightPolicy):
     """Acceptance ``a(x, y) = min(1, max(c |y - p(x)|, floor))``, offset ``log a(x, 1) / a(x, 0)``.
 
-    Both labels' acceptances are capped before the ratio, so that the offset matches what was done. Consistent
-    with a consistent pilot, also for a misspecified model.
+    Uncapped (c <= 1) the offset is ``-logit p``, and the fit is consistent with a consistent pilot, also for a
+    misspecified model. Both labels' acceptances are capped before the ratio, so that the offset matches what was
+    done; rows at a cap, of which the report gives the share, hold for a well-specified model only.
     """
 
     name = "local_case_control"
-    version = 1
+    version = 2
+    assumption = "a consistent pilot; where a cap or a floor binds, a well-specified model too"
+    citation = "Fithian & Hastie 2014"
     reads = ("p",)
-    biased = False
     options = Options
     corrects_by = "offset"
 
@@ -41,16 +43,15 @@ class LocalCaseControl(WeightPolicy):
         """c for the budget."""
         if budget >= 1:
             return {"scale": 1.0, "floor": 1.0}
-        floor = rounded(options.floor * budget)
-        surprise = np.abs(np.where(pilot.label > 0, 1.0, 0.0) - pilot.p)
-        kept = lambda c: float(np.mean(np.clip(c * surprise, floor, 1.0)))  # noqa: E731
+        floor, far = rounded(options.floor * budget), surprise(pilot, NUMPY)
+        kept = lambda c: float(np.mean(bounded(c * far, floor, pilot, NUMPY)))  # noqa: E731
         return {"scale": solve_scale(kept, budget), "floor": floor}
 
     def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
         """See the class."""
 
-        def accept(surprise: Any) -> Any:
-            return ops.minimum(ops.maximum(surprise * constants["scale"], constants["floor"]), 1.0)
+        def accept(far: Any) -> Any:
+            return bounded(far * constants["scale"], constants["floor"], row, ops)
 
         positive, negative = accept(1.0 - row.p), accept(row.p)
         return Decision(

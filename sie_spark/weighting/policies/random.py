@@ -16,9 +16,11 @@ class Random(WeightPolicy):
 
     name = "random"
     version = 1
+    assumption = "none"
+    citation = "simple random sampling"
     reads = ()
-    biased = False
     corrects_by = "none"
+    by_request = True
 
     def solve(self, pilot: Row, budget: float, options: Settings) -> dict[str, float]:
         """The budget itself."""

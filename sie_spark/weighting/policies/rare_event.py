@@ -1,4 +1,4 @@
-"""Every positive, optimal negatives, log-odds offset: the default for clicks (Wang, Zhang & Wang, NeurIPS 2021)."""
+"""Every positive, chosen negatives, log-odds offset: the default for clicks (Wang, Zhang & Wang, NeurIPS 2021)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from sie_spark.platform.config.base import Settings
 from sie_spark.weighting.registry import WeightPolicy, register_policy
 from sie_spark.weighting.solve import rounded, scale_for_budget
-from sie_spark.weighting.terms import Decision, Row
+from sie_spark.weighting.terms import NUMPY, Decision, Row, bounded
 
 LARGEST_SHARE = 0.5  # of the budget that positives may take
 
@@ -22,29 +22,37 @@ class Options(Settings):
     floor: float = Field(
         0.01, gt=0, le=1, description="least inclusion probability, as a share of the mean one"
     )
+    power: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="of p in the measure; null: 0.5 where the arm names no score, 1 where it does",
+    )
 
 
 @register_policy
 class RareEvent(WeightPolicy):
     """Keep all y = 1, and y = 0 with ``pi(x) = min(1, max(rho phi(x), floor))``.
 
-    ``phi = t / E[t]`` with ``t = p ||d logit / d theta||``: the L-optimal measure, free of the label. The fit
-    maximises the likelihood of the kept rows, ``y (g + l) - log(1 + e^(g + l))`` with ``l = -log pi(x)`` on
-    *every* kept row, positives too; g is served. Exact for a well-specified model; under misspecification it
-    converges to another projection than the full data would (Horvitz-Thompson does not).
+    ``phi = t / E[t]`` with ``t = p ** power * s``. Without a score t is ``sqrt(p)``, from the forward pass alone;
+    ``power: 1`` makes it p. With ``weighting.score: logit_grad_norm`` t is ``p ||d logit / d theta||``, the
+    L-optimal measure, and with ``a_optimal_norm`` the A-optimal one, of the last layer. t does not depend on the
+    label. The fit maximises the likelihood of the kept rows, ``y (g + l) - log(1 + e^(g + l))`` with
+    ``l = -log pi(x)`` on *every* kept row, positives too; g is served.
 
-    A row of p = .02 and norm 5 with E[t] = .2 has phi = .5; at rho = .1 a negative is kept with pi = .05 and
-    carries l = 3.0, and so does a positive, which is kept for certain.
+    A row of p = .04 has t = .2; with E[t] = .1 and rho = .05 a negative is kept with pi = .1 and carries l = 2.3, and
+    so does a positive, which is kept for certain.
     """
 
     name = "rare_event"
-    version = 1
-    reads = (
-        "p",
-        "norm",
+    version = 2
+    assumption = (
+        "a well-specified model; under misspecification another projection than that of all rows is found"
     )
+    citation = "Wang, Zhang & Wang 2021"
+    reads = ("p",)
+    takes = "label-free"
     fallback = "local_case_control"
-    biased = False
     options = Options
     corrects_by = "offset"
 
@@ -63,23 +71,30 @@ class RareEvent(WeightPolicy):
 
     def solve(self, pilot: Row, budget: float, options: Options) -> dict[str, float]:
         """rho for the budget that the positives leave to the negatives."""
+        power = options.power if options.power is not None else 0.5 if pilot.score is None else 1.0
         negative = ~(pilot.label > 0)
-        t = pilot.p * pilot.norm
+        t = _measure(pilot, power, NUMPY)
         share = float(np.mean(negative))
         target = (budget - (1 - share)) / share if share else 1.0
         mean = rounded(float(np.mean(t))) or 1.0
         if target >= 1 or not share:
-            return {"mean": mean, "rho": 1.0, "floor": 1.0}
+            return {"power": power, "mean": mean, "rho": 1.0, "floor": 1.0}
         floor = rounded(options.floor * target)
-        rho = scale_for_budget(t[negative] / mean, target, floor)
-        return {"mean": mean, "rho": rho, "floor": floor}
+        rho = scale_for_budget(t[negative] / mean, target, floor, pilot.where(negative))
+        return {"power": power, "mean": mean, "rho": rho, "floor": floor}
 
     def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
         """See the class."""
-        phi = row.p * row.norm / constants["mean"]
-        pi = ops.minimum(ops.maximum(phi * constants["rho"], constants["floor"]), 1.0)
+        phi = _measure(row, constants["power"], ops) / constants["mean"]
+        pi = bounded(phi * constants["rho"], constants["floor"], row, ops)
         return Decision(
             pi=ops.where(row.label > 0, ops.constant(row.label, 1.0), pi),
             offset=-ops.log(pi),
             weight=ops.constant(row.label, 1.0),
         )
+
+
+def _measure(row: Row, power: float, ops: Any) -> Any:
+    """``p ** power * s``."""
+    t = ops.exp(ops.log(ops.maximum(row.p, 1e-12)) * power)
+    return t if row.score is None else t * row.score

@@ -6,48 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from sie_spark.platform.config.base import Settings
-from sie_spark.weighting.registry import WeightPolicy, register_policy
-from sie_spark.weighting.solve import rounded, solve_scale
-from sie_spark.weighting.terms import Decision, Row
-
-
-class Options(Settings):
-    """Settings of this policy."""
-
-    cap: float = Field(10.0, gt=1, description="greatest weight, in means")
+from sie_spark.weighting.emphasis import Emphasis
+from sie_spark.weighting.registry import register_policy
 
 
 @register_policy
-class Share(WeightPolicy):
-    """Uniformly drawn rows with weight ``min(c s / mean s, cap)``, c such that the mean is 1.
-
-    A raw share averages 1/N and would stop the fit; the factor N and the cap make it a weight. Biased, for the
-    reason given at :class:`~sie_spark.weighting.policies.exp_score.ExpScore`.
-    """
+class Share(Emphasis):
+    """Weight proportional to the score."""
 
     name = "share"
-    version = 1
-    reads = ("score",)
-    biased = True
-    options = Options
-    corrects_by = "none"
+    version = 2
+    citation = "share of the total, of the source articles"
+    price = "at 10 % kept: AUC -.09 to -.13 (simulated shop)"
 
-    def solve(self, pilot: Row, budget: float, options: Options) -> dict[str, float]:
-        """Mean of the score, the scale c, and the mean that is left where most scores are zero."""
-        mean = rounded(float(np.mean(pilot.score))) or 1.0
-        raw = pilot.score / mean
-        scale = solve_scale(lambda c: float(np.mean(np.minimum(c * raw, options.cap))), 1.0)
-        left = rounded(float(np.mean(np.minimum(scale * raw, options.cap)))) or 1.0
-        return {"mean": mean, "scale": scale, "cap": options.cap, "left": left, "pi": budget}
+    def shape(self, score: np.ndarray, options: Any) -> dict[str, float]:
+        """None."""
+        return {}
 
-    def decide(self, row: Row, constants: Mapping[str, float], ops: Any) -> Decision:
-        """See the class."""
-        weight = ops.minimum(row.score * (constants["scale"] / constants["mean"]), constants["cap"])
-        return Decision(
-            pi=ops.constant(row.label, constants["pi"]),
-            offset=ops.constant(row.label, 0.0),
-            weight=weight / constants["left"],
-        )
+    def raw(self, score: Any, constants: Mapping[str, float], ops: Any) -> Any:
+        """The score."""
+        return score

@@ -1,0 +1,43 @@
+"""What the last layer of a model is given: enough for scores of that layer alone, without a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sie_spark.platform.errors import ModelError
+
+
+def last_layer_inputs(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """``[h, 1]`` of the layer called last among those that make one number of many, float64 [N, width + 1].
+
+    It costs a forward pass.
+
+    Raises
+    ------
+    ModelError
+        where no ``nn.Linear`` with one output is called with one vector a row.
+    """
+    seen: list[Tensor] = []
+
+    def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
+        seen[:] = [given[0]]
+
+    heads = [layer for layer in module.modules() if isinstance(layer, nn.Linear) and layer.out_features == 1]
+    hooks = [layer.register_forward_pre_hook(look) for layer in heads]
+    try:
+        with torch.inference_mode():
+            module(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen or seen[0].dim() != 2:
+        raise ModelError(
+            f"{type(module).__name__} has no last layer that makes one logit of one vector a row",
+            remedy="choose another score: logit_grad_norm looks at all parameters",
+        )
+    h = seen[0].double()
+    return torch.cat([h, torch.ones(len(h), 1, dtype=torch.float64)], dim=1)
