@@ -42,7 +42,7 @@ from sie_spark.platform.config.load import digest
 from sie_spark.training.budget import budgeted
 from sie_spark.training.loop import fit
 from sie_spark.training.memory import RowsInMemory, mean_loss, validation_loss
-from sie_spark.weighting.arms import Plan, solve_arms
+from sie_spark.weighting.arms import Plan, solve_arm
 from sie_spark.weighting.registry import POLICIES
 from sie_spark.weighting.solving_sample import MOST_ROWS, SolvingSample
 from sie_spark.weighting.terms import NUMPY, Decision
@@ -124,6 +124,14 @@ class Given:
     file: str
     model: str
     training: str
+    caps: tuple[float, float] | None = None  # of a pilot's and a kept subset's fit, in full fits; else as set
+
+    def budget(self, rows: int, full_rows: int, *, pilot: bool = False) -> Training:
+        """Settings for fewer rows."""
+        training = self.settings[1]
+        if self.caps is not None:
+            training = training.model_copy(update={"cost_cap": self.caps[0 if pilot else 1]})
+        return budgeted(training, rows, full_rows)
 
     @property
     def settings(self) -> tuple[Model, Training]:
@@ -194,7 +202,10 @@ def scores(given: Given, seed: int) -> Scores:
     norm = has_norms(given)
     rows, _, _ = load(given.file)
     code = code_digest(*LOOP_CODE, "sie_spark.gradients")
-    found = kept_or_made(given.place("scores", seed, norm, code), lambda: scored(given, rows, seed, norm))
+    found = kept_or_made(
+        given.place("scores", seed, norm, code, *(given.caps or ())[:1]),
+        lambda: scored(given, rows, seed, norm),
+    )
     return Scores(found["seen"], found["p"].astype(float), found.get("norm"), found["seconds"])
 
 
@@ -208,7 +219,7 @@ def scored(given: Given, rows: Rows, seed: int, norm: bool) -> tuple[dict[str, n
         train, both = fits.kept(source, seen.astype(float), seed)
         if two_classes(train):
             break
-    asked = budgeted(training, len(train), len(rows.train))
+    asked = given.budget(len(train), len(rows.train), pilot=True)
     pilot, facts = fitted(train, both, rows, model, asked, seed)
     began = time.process_time()
     p = 1 / (1 + np.exp(-fits.predict(pilot, everything)))
@@ -241,10 +252,11 @@ def decided(choice: Choice, label: Floats, known: Scores, seed: int, budget: flo
     some = slice(None)
     if len(label) > MOST_ROWS:
         some = np.flatnonzero(uniform(len(label), seed, "solve") < MOST_ROWS / len(label))  # type: ignore[assignment]
-    (arm,) = solve_arms([Plan("kept", policy, choice.score, budget, options, None)], sample(some))
+    solved = solve_arm(Plan("kept", policy, choice.score, budget, options), budget, sample(some))
     everything = sample(slice(None))
-    row = everything.row(choice.score)
-    return arm.policy.name, arm.decide(row, everything.rate, NUMPY, seen=known.seen)
+    return solved.policy.name, solved.decide(
+        everything.row(solved.score), everything.rate, NUMPY, seen=known.seen
+    )
 
 
 def arm(given: Given, seed: int, choice: Choice, budget: float = SHARE) -> dict[str, Any]:
@@ -258,7 +270,7 @@ def arm(given: Given, seed: int, choice: Choice, budget: float = SHARE) -> dict[
     policy, decision = decided(choice, label, known, seed, budget)
     train, both = fits.kept(source, decision.pi, seed, decision.offset, decision.weight)
     selection = time.process_time() - began
-    asked = budgeted(training, len(train), len(rows.train))
+    asked = given.budget(len(train), len(rows.train))
 
     def make() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         found, facts = fitted(train, both, rows, model, asked, seed)
@@ -346,12 +358,18 @@ class Lab:
     data: Path
     pool: Any
     quick: bool
+    sets: tuple[str, ...] = (*SIMULATED, "trivago", "taobao")
     found: dict[str, list[Given]] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
 
     def seeds(self, number: int) -> int:
         """So many, or two."""
         return min(number, 2) if self.quick else number
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """The sets on which policies and trees are compared."""
+        return ("sim-4-quick",) if self.quick else self.sets
 
     def name(self, name: str) -> str:
         """The set, or the small table in its place."""
@@ -370,7 +388,11 @@ class Lab:
             chosen = [fits.settings_of(file, self.pool) for file in searched]
             self.words[name] = "; ".join(dict.fromkeys(words["words"] for _, _, words in chosen))
             self.found[name] = [
-                Given(file, model.model_dump_json(), once(training, name).model_dump_json())
+                Given(
+                    file,
+                    model.model_dump_json(),
+                    settled(name, training, len(load(file)[0].train)).model_dump_json(),
+                )
                 for file, (model, training, _) in zip(files, chosen, strict=True)
             ]
         return self.found[name]
@@ -381,11 +403,14 @@ class Lab:
         tasks = [TreeTask(given, seed, tuple(FOR_TREES)) for seed in range(seeds) for given in blocks]
         return self.merged(name, self.pool.map(run_task, tasks, chunksize=1))
 
-    def fitted(self, name: str, labels: tuple[str, ...], seeds: int) -> Fitted:
-        """All rows and these choices, seed by seed."""
+    def fitted(
+        self, name: str, labels: tuple[str, ...], seeds: int, caps: tuple[float, float] | None = None
+    ) -> Fitted:
+        """All rows and these choices, seed by seed; ``caps`` as in :class:`Given`."""
         blocks = self.given(name)
         whole = [Task(given, seed) for seed in range(seeds) for given in blocks]
-        parts = [Task(given, seed, labels) for seed in range(seeds) for given in blocks]
+        capped = [replace(given, caps=caps) for given in blocks]
+        parts = [Task(given, seed, labels) for seed in range(seeds) for given in capped]
         done = self.pool.map(run_task, [*whole, *parts], chunksize=1)
         return self.merged(
             name, [one | two for one, two in zip(done[: len(whole)], done[len(whole) :], strict=True)]
@@ -399,9 +424,16 @@ class Lab:
         return Fitted(name, Truth.of([given.file for given in blocks]), arms)
 
 
-def once(training: Training, name: str) -> Training:
-    """On simulated tables, of which there are many large ones, the judged fit is left as it is."""
-    return training.model_copy(update={"refit": False}) if name in shop.TABLES else training
+def settled(name: str, training: Training, rows: int) -> Training:
+    """The search's settings as a set is fitted with them.
+
+    On simulated tables the weight decay, which acts once an update, is scaled by the rows of the search over those
+    of the set: what suits a sample is far too much for millions. The judged fit is left as it is, to save time.
+    """
+    if name not in shop.TABLES:
+        return training
+    scale = min(1.0, fits.SEARCH_ROWS / rows)
+    return training.model_copy(update={"refit": False, "weight_decay": training.weight_decay * scale})
 
 
 def has_norms(given: Given) -> bool:
@@ -508,24 +540,23 @@ def within(line: Line, low: float, high: float) -> Line:
 
 
 def trivago_tenth(lab: Lab) -> Iterator[Line]:
-    """What a tenth of trivago costs, by policy."""
+    """What a tenth of trivago costs."""
     name = lab.name("trivago")
-    labels = ("rare_event sqrt(p)", "rare_event p", "local_case_control", "horvitz_thompson")
-    found = lab.fitted(name, labels, lab.seeds(8))
-    for label in labels:
-        lost = found.lost(label)
-        low = interval(lost, 0.90)[0]
-        cost, parts = found.cost(label)
-        line = said(
-            f"{name}: {label}, 10 % - full, AUC",
-            list(lost),
-            -0.0025,
-            note=f"lower end of the 90 % interval {low:+.4f} (bar -.0035); full {found.values('full', found.truth.auc).mean():.4f};"
-            f" processor time {cost:.2f} of the full fit ({share_words(parts)}); settings {lab.words[name]}",
-        )
-        holds = line["holds"] and (lab.quick or low >= -0.0035)
-        yield line | {"holds": bool(holds)} if label == DEFAULT else line | {"bar": None, "holds": None}
-        yield from calibration_lines(found, label)
+    found = lab.fitted(name, (DEFAULT,), lab.seeds(8))
+    lost = found.lost(DEFAULT)
+    low = interval(lost, 0.90)[0]
+    cost, parts = found.cost(DEFAULT)
+    line = said(
+        f"{name}: {DEFAULT}, 10 % - full, AUC",
+        list(lost),
+        -0.0025,
+        note=f"lower end of the 90 % interval {low:+.4f} (bar -.0035); full"
+        f" {found.values('full', found.truth.auc).mean():.4f}; processor time {cost:.2f} of the full fit"
+        f" ({share_words(parts)}); batch {found.fact(DEFAULT, 'batch'):.0f}, passes"
+        f" {found.fact(DEFAULT, 'epochs'):.1f}; settings {lab.words[name]}",
+    )
+    yield {**line, "holds": bool(line["holds"] and low >= -0.0035)}
+    yield from calibration_lines(found, DEFAULT)
 
 
 def calibration_lines(found: Fitted, label: str) -> Iterator[Line]:
@@ -541,7 +572,7 @@ def calibration_lines(found: Fitted, label: str) -> Iterator[Line]:
 
 def policy_table(lab: Lab) -> Iterator[Line]:
     """What a tenth costs by policy and share of positives."""
-    for name in ("sim-4-quick",) if lab.quick else (*SIMULATED, "trivago", "taobao"):
+    for name in lab.small:
         found = lab.fitted(name, tuple(CHOICES), lab.seeds(3))
         positives = float(
             np.mean([float(load(given.file)[0].train.label.mean()) for given in lab.given(name)])
@@ -564,39 +595,58 @@ def policy_table(lab: Lab) -> Iterator[Line]:
             yield {**line, "bar": None, "holds": None}
 
 
+CHEAPER = ((0.15, 0.15), (0.1, 0.25))  # caps of the pilot's and the subset's fit, in full fits
+
+
 def million(lab: Lab) -> Iterator[Line]:
     """A tenth of a million simulated rows, judged on a million fresh ones."""
     name = lab.name(MILLION)
-    labels = ("rare_event sqrt(p)", "local_case_control", "horvitz_thompson")
-    found = lab.fitted(name, labels, lab.seeds(8))
-    p = found.truth.p
-    assert p is not None
-    for label in labels:
+    for label, caps, seeds in (
+        (DEFAULT, None, lab.seeds(8)),
+        *((DEFAULT, caps, lab.seeds(3)) for caps in CHEAPER),
+        ("horvitz_thompson", None, lab.seeds(3)),
+        ("local_case_control", None, lab.seeds(3)),
+    ):
+        found = lab.fitted(name, (label,), seeds, caps)
+        p = found.truth.p
+        assert p is not None
         cost, parts = found.cost(label)
+        as_set = label == DEFAULT and caps is None
         line = said(
-            f"{name}: {label}, 10 % - full, expected AUC",
+            f"{name}: {label}{capped(caps)}, 10 % - full, expected AUC",
             list(found.lost(label)),
             -0.001,
             note=f"full {found.values('full', found.truth.auc).mean():.4f}, of p itself {shop.expected_auc(p, p):.4f};"
-            f" processor time {cost:.2f} of the full fit ({share_words(parts)}); settings {lab.words[name]}",
+            f" processor time {cost:.2f} of the full fit ({share_words(parts)});"
+            f" batch {found.fact(label, 'batch'):.0f}, passes {found.fact(label, 'epochs'):.1f}, full"
+            f" {found.fact('full', 'batch'):.0f} and {found.fact('full', 'epochs'):.1f}; settings {lab.words[name]}",
         )
-        yield within(line, -0.001, 0.001) if label == DEFAULT else {**line, "bar": None, "holds": None}
-        yield from calibration_lines(found, label)
+        yield within(line, -0.001, 0.001) if as_set else {**line, "bar": None, "holds": None}
+        if caps is None:
+            yield from calibration_lines(found, label)
 
 
 def four_million(lab: Lab) -> Iterator[Line]:
     """What a tenth of four million simulated rows costs in processor time, all in one process."""
     name = lab.name(MILLIONS)
-    found = lab.fitted(name, (DEFAULT,), 1)
-    cost, parts = found.cost(DEFAULT)
-    yield said(
-        f"{name}: pilot, scoring, selection and retraining / full fit, processor time",
-        [cost],
-        0.5,
-        at_least=False,
-        note=f"{share_words(parts)}; full fit {found.fact('full', 'seconds'):.0f} s; expected AUC"
-        f" {found.lost(DEFAULT)[0]:+.4f}; search apart on both sides",
-    )
+    for caps in (None, *CHEAPER):
+        found = lab.fitted(name, (DEFAULT,), 1, caps)
+        cost, parts = found.cost(DEFAULT)
+        line = said(
+            f"{name}: pilot, scoring, selection and retraining / full fit, processor time{capped(caps)}",
+            [cost],
+            0.5,
+            at_least=False,
+            note=f"{share_words(parts)}; full fit {found.fact('full', 'seconds'):.0f} s; batch"
+            f" {found.fact(DEFAULT, 'batch'):.0f}, passes {found.fact(DEFAULT, 'epochs'):.0f}; expected AUC"
+            f" {found.lost(DEFAULT)[0]:+.4f}; search apart on both sides",
+        )
+        yield line if caps is None else {**line, "bar": None, "holds": None}
+
+
+def capped(caps: tuple[float, float] | None) -> str:
+    """Caps in words."""
+    return f" (pilot at most {caps[0]:g}, subset {caps[1]:g} of the full fit)" if caps else ""
 
 
 def boosted(lab: Lab) -> Iterator[Line]:
@@ -604,7 +654,7 @@ def boosted(lab: Lab) -> Iterator[Line]:
     plain = "random"
     others = tuple(label for label in FOR_TREES if label != plain)
     lost: dict[str, dict[str, Floats]] = {label: {} for label in others}
-    for name in ("sim-4-quick",) if lab.quick else ("trivago", *SIMULATED, "taobao"):
+    for name in lab.small:
         found = lab.grown(name, lab.seeds(5))
         base = found.values(plain, found.truth.auc)
         for label in others:
@@ -645,6 +695,7 @@ def main() -> int:
     parser.add_argument("--root", default="runs/weighting")
     parser.add_argument("--data", default=str(HERE.parent.parent / "shared" / "data"))
     parser.add_argument("--measures", default=",".join(MEASURES))
+    parser.add_argument("--sets", default=",".join(Lab.sets), help="of the measures policies and trees")
     parser.add_argument("--quick", action="store_true", help="two seeds of one small simulated table")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -653,7 +704,7 @@ def main() -> int:
     root.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        lab = Lab(root, Path(options.data), pool, options.quick)
+        lab = Lab(root, Path(options.data), pool, options.quick, tuple(options.sets.split(",")))
         for name in options.measures.split(","):
             for line in MEASURES[name](lab):
                 print(json.dumps(line), flush=True)
