@@ -36,7 +36,7 @@ from sie_spark.gradients import Norms
 from sie_spark.importance.worker import build_engine, logit_as_loss
 from sie_spark.models import Batch
 from sie_spark.platform.code import code_digest
-from sie_spark.platform.config import Model, Training
+from sie_spark.platform.config import Model, Pilot, Training
 from sie_spark.platform.config.base import validate
 from sie_spark.platform.config.load import digest
 from sie_spark.training.budget import budgeted
@@ -66,6 +66,7 @@ class Choice:
 
 
 EXACT = "logit_grad_norm"
+BIASED = ("exp_score", "share", "rank", "clip", "temperature", "top", "bottom", "coverage_stratified")
 CHOICES = {
     "rare_event sqrt(p)": Choice("rare_event"),
     "rare_event p": Choice("rare_event", (("power", 1.0),)),
@@ -75,6 +76,7 @@ CHOICES = {
     "uniform_negatives": Choice("uniform_negatives"),
     "class_stratified": Choice("class_stratified"),
     "random": Choice("random"),
+    **{policy: Choice(policy) for policy in BIASED},
 }
 
 
@@ -129,9 +131,8 @@ class Given:
     def budget(self, rows: int, full_rows: int, *, pilot: bool = False) -> Training:
         """Settings for fewer rows."""
         training = self.settings[1]
-        if self.caps is not None:
-            training = training.model_copy(update={"cost_cap": self.caps[0 if pilot else 1]})
-        return budgeted(training, rows, full_rows)
+        caps = self.caps or (Pilot().cost_cap, training.cost_cap)  # type: ignore[call-arg]
+        return budgeted(training.model_copy(update={"cost_cap": caps[0 if pilot else 1]}), rows, full_rows)
 
     @property
     def settings(self) -> tuple[Model, Training]:
@@ -203,7 +204,7 @@ def scores(given: Given, seed: int) -> Scores:
     rows, _, _ = load(given.file)
     code = code_digest(*LOOP_CODE, "sie_spark.gradients")
     found = kept_or_made(
-        given.place("scores", seed, norm, code, *(given.caps or ())[:1]),
+        given.place("scores", seed, norm, code, given.budget(1, 1, pilot=True).cost_cap),
         lambda: scored(given, rows, seed, norm),
     )
     return Scores(found["seen"], found["p"].astype(float), found.get("norm"), found["seconds"])
@@ -573,12 +574,13 @@ def calibration_lines(found: Fitted, label: str) -> Iterator[Line]:
 def policy_table(lab: Lab) -> Iterator[Line]:
     """What a tenth costs by policy and share of positives."""
     for name in lab.small:
-        found = lab.fitted(name, tuple(CHOICES), lab.seeds(3))
+        unbiased = {label: choice for label, choice in CHOICES.items() if label not in BIASED}
+        found = lab.fitted(name, tuple(unbiased), lab.seeds(3))
         positives = float(
             np.mean([float(load(given.file)[0].train.label.mean()) for given in lab.given(name)])
         )
         base = found.values("full", found.truth.auc)
-        for label, choice in CHOICES.items():
+        for label, choice in unbiased.items():
             lost, calibration = found.lost(label), found.calibration(label)
             loss = found.values(label, found.truth.loss) - found.values("full", found.truth.loss)
             policies = sorted({block["policy"] for blocks in found.arms[label] for block in blocks})
@@ -595,7 +597,28 @@ def policy_table(lab: Lab) -> Iterator[Line]:
             yield {**line, "bar": None, "holds": None}
 
 
-CHEAPER = ((0.15, 0.15), (0.1, 0.25))  # caps of the pilot's and the subset's fit, in full fits
+def prices(lab: Lab) -> Iterator[Line]:
+    """What biased policies cost, beside as many random rows."""
+    name = lab.name("trivago")
+    found = lab.fitted(name, ("random", *BIASED), 1)
+    for label in BIASED:
+        line = said(
+            f"{name}: {label}, 10 % - as many random rows, AUC (no bar here)",
+            list(found.lost(label) - found.lost("random")),
+            -1.0,
+            note=f"score abs(y - p); calibration over full {found.calibration(label).mean():.3f}",
+        )
+        yield {**line, "bar": None, "holds": None}
+
+
+def chosen_budget(lab: Lab) -> Iterator[Line]:
+    """What ``weighting.budget: auto`` chooses, see ``auto.py``."""
+    import auto
+
+    yield from auto.chosen_budget(lab)
+
+
+OTHER_CAPS = ((0.5, 0.5), (0.15, 0.15))  # of the pilot's and the subset's fit, in full fits
 
 
 def million(lab: Lab) -> Iterator[Line]:
@@ -603,7 +626,7 @@ def million(lab: Lab) -> Iterator[Line]:
     name = lab.name(MILLION)
     for label, caps, seeds in (
         (DEFAULT, None, lab.seeds(8)),
-        *((DEFAULT, caps, lab.seeds(3)) for caps in CHEAPER),
+        *((DEFAULT, caps, lab.seeds(3)) for caps in OTHER_CAPS),
         ("horvitz_thompson", None, lab.seeds(3)),
         ("local_case_control", None, lab.seeds(3)),
     ):
@@ -629,7 +652,7 @@ def million(lab: Lab) -> Iterator[Line]:
 def four_million(lab: Lab) -> Iterator[Line]:
     """What a tenth of four million simulated rows costs in processor time, all in one process."""
     name = lab.name(MILLIONS)
-    for caps in (None, *CHEAPER):
+    for caps in (None, *OTHER_CAPS):
         found = lab.fitted(name, (DEFAULT,), 1, caps)
         cost, parts = found.cost(DEFAULT)
         line = said(
@@ -686,6 +709,8 @@ MEASURES: dict[str, Callable[[Lab], Iterator[Line]]] = {
     "million": million,
     "cost": four_million,
     "trees": boosted,
+    "auto": chosen_budget,
+    "prices": prices,
 }
 
 
