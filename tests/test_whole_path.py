@@ -95,7 +95,7 @@ def test_the_same_again_writes_nothing(
 ) -> None:
     _, root = executed
     monkeypatch.setenv("SIE_PSEUDONYM_KEY", KEY)
-    overrides = (*SMALL, "training.distributed=false")
+    overrides = (*SMALL, "training.distributed=false", "importance.scorers=[loss, error, grad_norm]")
     ctx = make_context("simulated", root=root, overrides=overrides, source=str(root / "raw"))
     tables = [folder.name for folder in (root / "tables").iterdir()]
     before = {table: ctx.catalog.ref(table) for table in tables}

@@ -19,6 +19,7 @@ SCHEMA = {"scores": SCORES, "training_set": f"{SCORES}, arm string, pi double, s
 
 def test_importance_and_the_stage(make_context: Any) -> None:
     config = {"dataset": {"name": "planted", "kind": "tabular", "columns": {"label": "label"}}}
+    config["importance"] = {"scorers": ["grad_norm"]}
     ctx = make_context(config)
     assert importance(ctx) == {}
     rng = np.random.default_rng(0)

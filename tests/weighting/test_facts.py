@@ -12,11 +12,11 @@ import pytest
 from helpers.encoded_samples import planted_rows, settings, write_samples
 from sie_spark.platform.draws import uniform
 from sie_spark.weighting import POLICIES, facts, weigh
-from sie_spark.weighting.facts import arm_facts, fact_metrics, id_fields, models_behind
+from sie_spark.weighting.facts import arm_facts, fact_metrics, id_fields, miscounted, models_behind
 
 
 def an_arm(policy: str, **more: Any) -> Any:
-    columns = {"score": "score_grad_norm"}
+    columns = {"score_grad_norm"}
     return SimpleNamespace(name="a", policy=POLICIES[policy], constants={}, columns=columns, **more)
 
 
@@ -43,6 +43,7 @@ def test_by_hand() -> None:
         "by_class": {"positive": {"kept": 1, "rows": 3}, "negative": {"kept": 3, "rows": 7}},
         "sampling_ess": pytest.approx(64 / 22),
         "largest_inverse": 4.0,
+        "estimated_variance": 14.0,
         "variance_inflation": pytest.approx(4 * 22 / 64),
         "capped_share": 0.5,
         "floor_share": 0.25,
@@ -70,6 +71,27 @@ def test_a_biased_policy_stands_for_nothing_by_its_pi_and_nothing_kept_divides_b
     assert nothing["largest_inverse"] == nothing["variance_inflation"] == nothing["capped_share"] == 0.0
 
 
+def test_rows_that_are_counted_twice_are_named_and_chance_is_not() -> None:
+    """A planted bug: the pilot's tenth is added to what was kept, with the weights it would have had."""
+    pi = np.random.default_rng(0).uniform(0.02, 0.3, 50_000)
+    for seed in range(20):
+        kept = uniform(np.arange(50_000), seed=seed, purpose="keep") < pi
+        for twice in (False, True):
+            seen = uniform(np.arange(50_000), seed=seed, purpose="pilot") < 0.1
+            inverse = np.concatenate([1 / pi[kept], 1 / pi[seen]] if twice else [1 / pi[kept]])
+            arm = {
+                "biased": False,
+                "unit": "row",
+                "kept": len(inverse),
+                "rows": 50_000,
+                "estimated_rows": inverse.sum(),
+                "estimated_variance": (inverse**2).sum() - inverse.sum(),
+                "largest_inverse": inverse.max(),
+            }
+            assert miscounted(arm) == twice
+            assert not miscounted(arm | {"biased": True}) and not miscounted(arm | {"unit": "request"})
+
+
 def test_models_behind_scores() -> None:
     assert models_behind([]) == []
     assert models_behind(["p", "score_logit_grad_norm"]) == ["pilot"]
@@ -94,7 +116,8 @@ def ids_of(frame: pd.DataFrame) -> pd.Series:
 def test_the_stage_counts_what_it_wrote(make_context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyspark.sql import functions as F
 
-    weighting = {"policy": "horvitz_thompson", "budget": 0.1, "options": {"floor": 0.8, "uniform_mix": 0.0}}
+    weighting = {"policy": "horvitz_thompson", "score": "grad_norm", "budget": 0.1}
+    weighting |= {"options": {"floor": 0.8, "uniform_mix": 0.0}}
     context = make_context(settings(weighting=weighting, importance={"scorers": ["grad_norm"]}))
     write_samples(context, planted_rows(900))
     score = F.exp(4 * F.col("dense")[0])  # few rows have nearly all of it: some pi are 1, many at the floor
