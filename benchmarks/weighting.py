@@ -135,6 +135,13 @@ class Given:
         return budgeted(training.model_copy(update={"cost_cap": caps[0 if pilot else 1]}), rows, full_rows)
 
     @property
+    def plain(self) -> str:
+        """Training settings without what bears on fewer rows alone: the full fit does not depend on it."""
+        return (
+            Training.model_validate_json(self.training).model_copy(update={"cost_cap": 0.5}).model_dump_json()
+        )
+
+    @property
     def settings(self) -> tuple[Model, Training]:
         """Both as objects."""
         return Model.model_validate_json(self.model), Training.model_validate_json(self.training)
@@ -143,7 +150,7 @@ class Given:
         """Where a result with these words is kept."""
         folder = Path(self.file).parent / "weighting"
         folder.mkdir(exist_ok=True)
-        stamp = digest([Path(self.file).stat().st_size, self.model, self.training, *words])
+        stamp = digest([Path(self.file).stat().st_size, self.model, self.plain, *words])
         return folder / f"{Path(self.file).stem}-{words[0]}-{stamp}.npz"
 
 
@@ -187,7 +194,7 @@ def full(given: Given, seed: int) -> dict[str, Any]:
     """The fit of all rows, as ``fits.py`` makes it."""
     model, training = given.settings
     if training.refit:
-        return one_arm((given.file, "reference", given.model, given.training, 10**9, seed))
+        return one_arm((given.file, "reference", given.model, given.plain, 10**9, seed))
 
     def make() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         rows, _, _ = load(given.file)
