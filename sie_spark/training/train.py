@@ -28,7 +28,7 @@ def run(ctx: Context) -> StageResult:
     settings = tune(ctx, table, encoded)
     done: dict[str, Any] = {}
     fresh = False
-    for name in [*([REFERENCE] if needs_reference(ctx) else []), PILOT]:
+    for name in [*([REFERENCE] if ctx.config.fits_reference else []), PILOT]:
         fresh |= _fit(ctx, name, table, encoded, settings)
         done[name] = require_model(ctx.root, name).details
     details = {"arms": done, "search": settings.found, "cautions": _cautions(ctx, settings)}
@@ -42,12 +42,6 @@ def run(ctx: Context) -> StageResult:
     if settings.found:
         metrics["search_seconds"] = float(settings.found["seconds"])
     return StageResult(inputs={"samples": table}, metrics=metrics, details=details, skipped=not fresh)
-
-
-def needs_reference(ctx: Context) -> bool:
-    """Whether a model on all rows is fitted: an arm is that model, or the configuration asks for it."""
-    asked = ctx.config.reference.fit
-    return any(arm.rows == "all" for arm in ctx.config.arms.values()) if asked is None else asked
 
 
 def _cautions(ctx: Context, settings: FitSettings) -> list[str]:
@@ -89,7 +83,7 @@ def _fit(
         )
     )
     fresh = not up_to_date(ctx, name, fingerprint)
-    if fresh and name == PILOT and whole and needs_reference(ctx):
+    if fresh and name == PILOT and whole and ctx.config.fits_reference:
         adopt(ctx, PILOT, fingerprint)
     elif fresh:
 

@@ -196,7 +196,13 @@ def check_choices(config: Config) -> None:
     """Raise :class:`ConfigError` for scorers, and policies with their scores and options, that do not fit."""
     for name in config.scorers:
         SCORERS[name]  # an unknown name is refused
-    planned(config)
+    asked = next((plan for plan in planned(config) if isinstance(plan.budget, str)), None)
+    if asked and not config.fits_reference:
+        raise ConfigError(
+            f"weighting.budget: '{asked.budget}' of arm '{asked.name}' is reckoned from the reference model, which is"
+            " not fitted",
+            remedy="set reference.fit=true, or leave the arm 'full' in; or give a share or a number of rows",
+        )
 
 
 def solve_arms(plans: list[Plan], sample: SolvingSample) -> list[Arm]:

@@ -12,6 +12,7 @@ from sie_spark.platform.config import Config, Training
 from sie_spark.platform.config.base import validate
 from sie_spark.platform.errors import ConfigError
 from sie_spark.training.trial import Trial
+from sie_spark.weighting.arms import check_choices
 from sie_spark.weighting.budget import LEAST, FullFit, choose, share_of
 
 MARGIN = 0.001
@@ -40,6 +41,15 @@ def test_what_is_no_budget_is_refused_with_what_is(given: Any) -> None:
     with pytest.raises(ConfigError, match="weighting.budget") as caught:
         validate(Config, settings(weighting={"budget": given}), where="test")
     assert "auto" in str(caught.value) or "50000" in str(caught.value)
+
+
+def test_a_budget_reckoned_from_a_model_that_is_not_fitted_is_refused_before_work_starts() -> None:
+    for budget in ("auto", "10 min"):
+        given = settings(weighting={"budget": budget}, arms={"full": None})
+        with pytest.raises(ConfigError, match="reference model") as caught:
+            check_choices(validate(Config, given, where="test"))
+        assert "reference.fit=true" in caught.value.remedy
+        check_choices(validate(Config, given | {"reference": {"fit": True}}, where="test"))
 
 
 def losing(

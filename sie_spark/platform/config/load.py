@@ -76,6 +76,12 @@ class Config(Settings):
         return list(dict.fromkeys([*self.importance.scorers, *filter(None, drawn), *rarity]))
 
     @property
+    def fits_reference(self) -> bool:
+        """Whether a model on all rows is fitted: an arm is that model, or it is asked for."""
+        asked = self.reference.fit
+        return any(arm.rows == "all" for arm in self.arms.values()) if asked is None else asked
+
+    @property
     def shown_score(self) -> str:
         """The score by which people are shown rows: the one that arms are drawn by, or the first that is asked for."""
         return self.weighting.score or next(
