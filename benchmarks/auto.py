@@ -104,7 +104,8 @@ class AutoTask:
 
 def chosen_budget(lab: Lab) -> Iterator[Line]:
     """Shares, and what they lost, set by set."""
-    for name in lab.small if lab.sets != Lab.sets else (*lab.small, lab.name(MILLION)):
+    more = (lab.name(MILLION),) if lab.sets == Lab.sets else ()
+    for name in dict.fromkeys((*lab.small, *more)):
         blocks = lab.given(name)
         seeds = lab.seeds(3)
         tasks = [AutoTask(given, seed) for seed in range(seeds) for given in blocks]

@@ -39,6 +39,7 @@ from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Model, Pilot, Training
 from sie_spark.platform.config.base import validate
 from sie_spark.platform.config.load import digest
+from sie_spark.platform.errors import SieError
 from sie_spark.training.budget import budgeted
 from sie_spark.training.loop import fit
 from sie_spark.training.memory import RowsInMemory, mean_loss, validation_loss
@@ -135,6 +136,13 @@ class Given:
         return budgeted(training.model_copy(update={"cost_cap": caps[0 if pilot else 1]}), rows, full_rows)
 
     @property
+    def plain(self) -> str:
+        """Training settings without what bears on fewer rows alone: the full fit does not depend on it."""
+        return (
+            Training.model_validate_json(self.training).model_copy(update={"cost_cap": 0.5}).model_dump_json()
+        )
+
+    @property
     def settings(self) -> tuple[Model, Training]:
         """Both as objects."""
         return Model.model_validate_json(self.model), Training.model_validate_json(self.training)
@@ -143,7 +151,7 @@ class Given:
         """Where a result with these words is kept."""
         folder = Path(self.file).parent / "weighting"
         folder.mkdir(exist_ok=True)
-        stamp = digest([Path(self.file).stat().st_size, self.model, self.training, *words])
+        stamp = digest([Path(self.file).stat().st_size, self.model, self.plain, *words])
         return folder / f"{Path(self.file).stem}-{words[0]}-{stamp}.npz"
 
 
@@ -187,7 +195,7 @@ def full(given: Given, seed: int) -> dict[str, Any]:
     """The fit of all rows, as ``fits.py`` makes it."""
     model, training = given.settings
     if training.refit:
-        return one_arm((given.file, "reference", given.model, given.training, 10**9, seed))
+        return one_arm((given.file, "reference", given.model, given.plain, 10**9, seed))
 
     def make() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         rows, _, _ = load(given.file)
@@ -344,8 +352,11 @@ def grown(given: Given, seed: int, choice: TreeChoice) -> dict[str, Any]:
 
 
 def run_task(task: Any) -> Any:
-    """In a worker."""
-    return task.run()
+    """In a worker; its errors travel back as text, which every pool can read."""
+    try:
+        return task.run()
+    except SieError as error:
+        raise RuntimeError(f"{task}: {error}") from None
 
 
 # ---------------------------------------------------------------- sets
@@ -598,7 +609,9 @@ def policy_table(lab: Lab) -> Iterator[Line]:
 
 
 def prices(lab: Lab) -> Iterator[Line]:
-    """What biased policies cost, beside as many random rows."""
+    """What biased policies cost, beside as many random rows; of a small table some keep one class alone."""
+    if lab.quick:
+        return
     name = lab.name("trivago")
     found = lab.fitted(name, ("random", *BIASED), 1)
     for label in BIASED:
