@@ -42,6 +42,7 @@ from sie_spark.training.intercept import set_output_bias
 from sie_spark.training.loop import fit
 from sie_spark.training.memory import RowsInMemory, mean_loss, validation_loss
 from sie_spark.training.search import Sample, TryOne, search
+from sie_spark.training.tuning import scaled
 from sie_spark.weighting.arms import Plan, solve_arm
 from sie_spark.weighting.registry import POLICIES
 from sie_spark.weighting.solving_sample import SolvingSample
@@ -278,9 +279,10 @@ def settings_of(file: str, pool: Any) -> tuple[Model, Training, dict[str, Any]]:
             )
         )
     found = json.loads(kept.read_text())
+    share = min(1.0, SEARCH_ROWS / len(load(file)[0].train))
     return (
         Model(**{**model.model_dump(), **found["model"]}),
-        Training(**{**training.model_dump(), **found["training"]}),
+        Training(**{**training.model_dump(), **scaled(found["training"], share)}),
         found,
     )
 
@@ -643,7 +645,8 @@ def cost_of_search(root: Path, blocks: dict[str, list[str]]) -> list[dict[str, A
     searches = Path(file).parent.glob("trivago.*.search.json")
     found = json.loads(max(searches, key=lambda path: path.stat().st_mtime).read_text())
     chosen = Model(**{**model.model_dump(), **found["model"]})
-    asked = Training(**{**training.model_dump(), **found["training"]})
+    share = min(1.0, SEARCH_ROWS / len(rows.train))
+    asked = Training(**{**training.model_dump(), **scaled(found["training"], share)})
     ratios, both = [], []
     torch.set_num_threads(1)
     for _ in range(3):

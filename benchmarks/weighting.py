@@ -43,6 +43,7 @@ from sie_spark.platform.errors import SieError
 from sie_spark.training.budget import budgeted
 from sie_spark.training.loop import fit
 from sie_spark.training.memory import RowsInMemory, mean_loss, validation_loss
+from sie_spark.training.tuning import scaled
 from sie_spark.weighting.arms import Plan, solve_arm
 from sie_spark.weighting.registry import POLICIES
 from sie_spark.weighting.solving_sample import MOST_ROWS, SolvingSample
@@ -403,9 +404,9 @@ class Lab:
                 Given(
                     file,
                     model.model_dump_json(),
-                    settled(name, training, len(load(file)[0].train)).model_dump_json(),
+                    settled(name, training, found["training"], len(load(file)[0].train)).model_dump_json(),
                 )
-                for file, (model, training, _) in zip(files, chosen, strict=True)
+                for file, (model, training, found) in zip(files, chosen, strict=True)
             ]
         return self.found[name]
 
@@ -436,16 +437,16 @@ class Lab:
         return Fitted(name, Truth.of([given.file for given in blocks]), arms)
 
 
-def settled(name: str, training: Training, rows: int) -> Training:
+def settled(name: str, training: Training, searched: dict[str, Any], rows: int) -> Training:
     """The search's settings as a set is fitted with them.
 
-    On simulated tables the weight decay, which acts once an update, is scaled by the rows of the search over those
-    of the set: what suits a sample is far too much for millions. The judged fit is left as it is, to save time.
+    Simulated tables share one search; its weight decay is scaled to the rows of each. Their judged fit is left as it
+    is, to save time.
     """
     if name not in shop.TABLES:
         return training
-    scale = min(1.0, fits.SEARCH_ROWS / rows)
-    return training.model_copy(update={"refit": False, "weight_decay": training.weight_decay * scale})
+    own = scaled(searched, min(1.0, fits.SEARCH_ROWS / rows))
+    return training.model_copy(update={**own, "refit": False})
 
 
 def has_norms(given: Given) -> bool:

@@ -26,6 +26,7 @@ from sie_spark.training.search import (
     together_with,
     variations,
 )
+from sie_spark.training.tuning import scaled
 
 GIVEN = Training(batch_size=256, epochs=1, learning_rate=1e-5)
 
@@ -144,3 +145,8 @@ def test_validation_rows_alone_decide(tmp_path: Path) -> None:
         assert all(math.isfinite(outcome["loss"]) for outcome in outcomes)
         losses.append([outcome["loss"] for outcome in outcomes])
     assert losses[0][1] < losses[0][0] and losses[1][1] >= losses[1][0]
+
+
+def test_weight_decay_is_scaled_from_the_sample_to_all_rows() -> None:
+    assert scaled({"weight_decay": 4.0, "epochs": 2}, 0.06) == {"weight_decay": 0.24, "epochs": 2}
+    assert scaled({"epochs": 2}, 0.06) == {"epochs": 2}
