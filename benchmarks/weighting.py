@@ -39,7 +39,6 @@ from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Model, Pilot, Training
 from sie_spark.platform.config.base import validate
 from sie_spark.platform.config.load import digest
-from sie_spark.platform.errors import SieError
 from sie_spark.training.budget import budgeted
 from sie_spark.training.loop import fit
 from sie_spark.training.memory import RowsInMemory, mean_loss, validation_loss
@@ -353,11 +352,8 @@ def grown(given: Given, seed: int, choice: TreeChoice) -> dict[str, Any]:
 
 
 def run_task(task: Any) -> Any:
-    """In a worker; its errors travel back as text, which every pool can read."""
-    try:
-        return task.run()
-    except SieError as error:
-        raise RuntimeError(f"{task}: {error}") from None
+    """In a worker."""
+    return task.run()
 
 
 # ---------------------------------------------------------------- sets

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 
 class SieError(Exception):
@@ -17,6 +19,10 @@ class SieError(Exception):
     def __init__(self, message: str, *, remedy: str) -> None:
         super().__init__(message)
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To and from other processes, where a pool would wait for ever for an error that cannot be read."""
+        return partial(type(self), remedy=self.remedy), self.args
 
 
 class ConfigError(SieError):

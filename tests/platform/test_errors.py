@@ -1,8 +1,17 @@
 """What a worker raised is said first, whatever Spark, py4j, Connect and torchrun wrap it in."""
 
+import pickle
+
 import pytest
 
-from sie_spark.platform.errors import WORKERS_PYTHON, ModelError, cause_of, worker_error, worker_said
+from sie_spark.platform.errors import (
+    WORKERS_PYTHON,
+    DataError,
+    ModelError,
+    cause_of,
+    worker_error,
+    worker_said,
+)
 
 FRAMES = """Traceback (most recent call last):
   File "/x/pyspark.zip/pyspark/worker.py", line 3602, in main
@@ -87,3 +96,8 @@ def test_where_no_worker_spoke_the_jvm_says_why(text: str, cause: str) -> None:
     lacking = "Cannot run" in cause
     found = worker_error(error, "scoring", remedy="mend", otherwise="look")
     assert found.remedy == (WORKERS_PYTHON if lacking else "look")
+
+
+def test_an_error_comes_whole_out_of_another_process() -> None:
+    there = pickle.loads(pickle.dumps(DataError("no row is left", remedy="keep more")))
+    assert (type(there), str(there), there.remedy) == (DataError, "no row is left", "keep more")
