@@ -9,11 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from sie_spark.platform.config.base import Settings
+from sie_spark.weighting.all_positives import crowded_out, negatives_kept
 from sie_spark.weighting.registry import WeightPolicy, register_policy
 from sie_spark.weighting.solve import rounded, scale_for_budget
 from sie_spark.weighting.terms import NUMPY, Decision, Row, bounded
-
-LARGEST_SHARE = 0.5  # of the budget that positives may take
 
 
 class Options(Settings):
@@ -57,27 +56,17 @@ class RareEvent(WeightPolicy):
     corrects_by = "offset"
 
     def unfit(self, pilot: Row, budget: float) -> str:
-        """Where the positives leave less than half of the budget to the negatives.
-
-        A fit on few negatives, each with a large offset, is worse than a constant; at 44 % of the budget it was not.
-        """
-        positives = float(np.mean(pilot.label > 0))
-        if not positives >= LARGEST_SHARE * budget or budget >= 1:
-            return ""
-        return (
-            f"positives are {positives:.1%} of the rows, more than half of the budget of {budget:.1%}, and rare_event"
-            " keeps all of them: capped local case-control is used instead"
-        )
+        """Where the positives leave less than half of the budget to the negatives."""
+        return crowded_out(pilot, budget, self.name, "capped local case-control")
 
     def solve(self, pilot: Row, budget: float, options: Options) -> dict[str, float]:
         """rho for the budget that the positives leave to the negatives."""
         power = options.power if options.power is not None else 0.5 if pilot.score is None else 1.0
         negative = ~(pilot.label > 0)
         t = _measure(pilot, power, NUMPY)
-        share = float(np.mean(negative))
-        target = (budget - (1 - share)) / share if share else 1.0
+        target = negatives_kept(pilot, budget)
         mean = rounded(float(np.mean(t))) or 1.0
-        if target >= 1 or not share:
+        if target >= 1:
             return {"power": power, "mean": mean, "rho": 1.0, "floor": 1.0}
         floor = rounded(options.floor * target)
         rho = scale_for_budget(t[negative] / mean, target, floor, pilot.where(negative))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sie_spark.platform.config.base import Settings
-from sie_spark.weighting.policies.rare_event import LARGEST_SHARE
+from sie_spark.weighting.all_positives import crowded_out, negatives_kept
 from sie_spark.weighting.registry import WeightPolicy, register_policy
 from sie_spark.weighting.solve import scale_for_budget
 from sie_spark.weighting.terms import Decision, Row, bounded
@@ -31,19 +31,12 @@ class UniformNegatives(WeightPolicy):
 
     def unfit(self, pilot: Row, budget: float) -> str:
         """Where the positives leave less than half of the budget to the negatives."""
-        positives = float(np.mean(pilot.label > 0))
-        if not positives >= LARGEST_SHARE * budget or budget >= 1:
-            return ""
-        return (
-            f"positives are {positives:.1%} of the rows, more than half of the budget of {budget:.1%}, and"
-            " uniform_negatives keeps all of them: class_stratified is used instead"
-        )
+        return crowded_out(pilot, budget, self.name, "class_stratified")
 
     def solve(self, pilot: Row, budget: float, options: Settings) -> dict[str, float]:
         """The rate of negatives."""
         negative = ~(pilot.label > 0)
-        share = float(np.mean(negative))
-        target = (budget - (1 - share)) / share if share else 1.0
+        target = negatives_kept(pilot, budget)
         if target >= 1:
             return {"rate": 1.0}
         return {"rate": scale_for_budget(np.ones(int(negative.sum())), target, 0.0, pilot.where(negative))}
