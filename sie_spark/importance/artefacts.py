@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sie_spark.features.samples import split_rows
-from sie_spark.importance.contracts import Fit, ModelRef, state_from_bytes, state_to_bytes
+from sie_spark.features.samples import Part, split_rows
+from sie_spark.importance.contracts import Fit, Given, State, state_from_bytes, state_to_bytes
+from sie_spark.importance.fits.row_sample import PURPOSE, SEED
 from sie_spark.importance.plan import Plan
 from sie_spark.importance.worker import PARTS, ArtefactRef, FitRows, Pass
 from sie_spark.platform.config.load import digest
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
 
 FOLDER = "artefacts"
 PARTITIONS = 16  # of a fit's pass: bounds the states that are merged, whatever the number of rows
-SEED = 0
 
 
-def digests(plan: Plan, known: Mapping[str, ModelRef], *, rows: str, limit: int, code: str) -> dict[str, str]:
+def digests(plan: Plan, given: Given, *, rows: str, code: str) -> dict[str, str]:
     """Fit's key -> digest of all that its artefact depends on."""
     found: dict[str, str] = {}
     for level in plan.levels:
@@ -34,9 +34,9 @@ def digests(plan: Plan, known: Mapping[str, ModelRef], *, rows: str, limit: int,
             found[fit.key] = digest(
                 {
                     "fit": [fit.key, fit.version, fit.rows],
-                    "models": [known[name].digest for name in fit.models],
-                    "after": [found[before.key] for before in fit.after],
-                    "rows": [rows, None if fit.whole else limit],
+                    "models": [given.models[name].digest for name in fit.models()],
+                    "after": [found[before.key] for before in fit.after()],
+                    "rows": [rows, fit.most(given.settings)] if fit.rows else [],
                     "code": code,
                 }
             )
@@ -66,30 +66,44 @@ def fit_all(
         when the part that a fit reads has no rows.
     """
     done: dict[str, ArtefactRef] = {}
+    settings = shared.settings
     for level in plan.levels:
         missing = [fit for fit in level if not ctx.root.exists(*place(fit, names[fit.key]))]
-        for part, whole in sorted({(fit.rows, fit.whole) for fit in missing}):
-            fits = tuple(fit for fit in missing if (fit.rows, fit.whole) == (part, whole))
-            models = {name for fit in fits for name in fit.models}
+        passes: dict[tuple[Part | None, int | None], list[Fit]] = {}
+        for fit in missing:
+            passes.setdefault((fit.rows, fit.most(settings) if fit.rows else None), []).append(fit)
+        for (part, _), fits in passes.items():
+            models = {name for fit in fits for name in fit.models()}
             own = tuple(model for model in shared.known if model.name in models)
-            before = tuple(done[read.key] for read in {b.key: b for fit in fits for b in fit.after}.values())
-            ctx.progress.say(f"score: fit {', '.join(fit.key for fit in fits)} on the {part} part")
-            frame = split_rows(ctx, samples.version, part)
-            _fit(ctx, fits, replace(shared, models=own, artefacts=before), frame, names)
+            keys = dict.fromkeys(before.key for fit in fits for before in fit.after())
+            mine = replace(shared, models=own, artefacts=tuple(done[key] for key in keys))
+            where = f"the {part} part" if part else "what was fitted before"
+            ctx.progress.say(f"score: fit {', '.join(fit.key for fit in fits)} on {where}")
+            states: dict[str, list[State]] = {fit.key: [] for fit in fits}
+            if part is not None:
+                states = _collected(ctx, fits, mine, split_rows(ctx, samples.version, part), names)
+            given = mine.given()
+            for fit in fits:
+                state = fit.finish(fit.merge(states[fit.key]), given)
+                ctx.root.write_bytes(state_to_bytes(state), *place(fit, names[fit.key]))
         for fit in level:
             uri = ctx.root.path(*place(fit, names[fit.key]))
             done[fit.key] = ArtefactRef(fit.key, uri, hashlib.sha256(read_bytes(uri)).hexdigest())
     return tuple(done.values())
 
 
-def _fit(
-    ctx: Context, fits: tuple[Fit, ...], shared: Pass, frame: DataFrame, names: Mapping[str, str]
-) -> None:
-    part, limit = fits[0].rows, ctx.config.importance.fit_rows
-    folder = (FOLDER, "parts", digest([names[fit.key] for fit in fits]))
+def _collected(
+    ctx: Context,
+    fits: Sequence[Fit],
+    shared: Pass,
+    frame: DataFrame,
+    names: Mapping[str, str],
+) -> dict[str, list[State]]:
+    """Fit's key -> the state of each partition, from one pass over rows."""
+    folder, most = (FOLDER, "parts", digest([names[fit.key] for fit in fits])), fits[0].most(shared.settings)
     ctx.root.remove(*folder)  # of a run that was killed
-    rows = frame if fits[0].whole else at_most(frame, limit, seed=SEED, purpose="fit")[0]
-    function = FitRows(shared, fits, ctx.root.uri, folder)
+    rows = frame if most is None else at_most(frame, most, seed=SEED, purpose=PURPOSE)[0]
+    function = FitRows(shared, tuple(fits), ctx.root.uri, folder)
     with workers(
         "fitting what the scores read",
         remedy="mend what the message names, and run 'sie score' again",
@@ -98,17 +112,14 @@ def _fit(
         written = rows.coalesce(PARTITIONS).mapInArrow(function, PARTS).collect()  # partitions x fits
     if not written:
         raise DataError(
-            f"the {part} part of the samples is empty, and {', '.join(fit.key for fit in fits)} is fitted on it",
+            f"the {fits[0].rows} part of the samples is empty, and {', '.join(fit.key for fit in fits)} is fitted on it",
             remedy="set dataset.split.validation_fraction, for example to 0.1, and run 'sie encode' again",
         )
-    given = shared.given()
-    for fit in fits:
-        paths = [
-            row["path"] for row in sorted(written, key=lambda row: row["partition"]) if row["fit"] == fit.key
-        ]
-        state = fit.finish(fit.merge(state_from_bytes(read_bytes(path)) for path in paths), given)
-        ctx.root.write_bytes(state_to_bytes(state), *place(fit, names[fit.key]))
+    states: dict[str, list[State]] = {fit.key: [] for fit in fits}
+    for row in sorted(written, key=lambda row: row["partition"]):
+        states[row["fit"]].append(state_from_bytes(read_bytes(row["path"])))
     ctx.root.remove(*folder)
+    return states
 
 
 def there(ctx: Context, plan: Plan, names: Mapping[str, Any]) -> dict[str, bool]:

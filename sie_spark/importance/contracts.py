@@ -6,24 +6,31 @@ are made, and may read artefacts fitted before it.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sie_spark.gradients import Measured, Quantity
+from sie_spark.importance.last_layer import last_layer_inputs
 from sie_spark.models import Batch
 from sie_spark.models.objective import BINARY
 from sie_spark.models.store import PILOT
+from sie_spark.platform.config.stages import Importance
 from sie_spark.platform.errors import ConfigError
+from sie_spark.platform.inputs import InputSpec
 
 # an artefact: plain arrays by name
 State = dict[str, np.ndarray]
+Use = Literal["subsample", "weight", "clean", "audit"]
+T = TypeVar("T")
+LONGEST = 100  # characters of a key: it names a folder
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,39 @@ class ModelRef:
     learning_rate: float = 0.0
 
 
+def defaults() -> Importance:
+    """Section ``importance`` as it is where nothing is set."""
+    return Importance.model_validate({})
+
+
 @dataclass(frozen=True)
 class Given:
-    """What scorers and fits work from: models by name, artefacts by key."""
+    """What scorers and fits work from.
+
+    Parameters
+    ----------
+    models:
+        those that there are, by name.
+    states:
+        artefacts by key of their fit; empty while the passes are being planned.
+    settings:
+        section ``importance``.
+    inputs:
+        what the encoder promises of the rows.
+    """
 
     models: Mapping[str, ModelRef]
     states: Mapping[str, State] = field(default_factory=dict)
+    settings: Importance = field(default_factory=defaults)
+    inputs: InputSpec = field(default_factory=InputSpec)
+    _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` makes, made at the first call with this key: for what is laid out of an artefact."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
 
 @dataclass(frozen=True)
@@ -75,6 +109,7 @@ class Seen:
     logits: Mapping[str, Tensor]
     measured: Mapping[str, Measured] = field(default_factory=dict)
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    _known: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def probability(self, model: str) -> Tensor:
         """P(label = 1), float32 [N]."""
@@ -83,6 +118,26 @@ class Seen:
     def slope(self, model: str) -> Tensor:
         """``d loss / d logit = p - y``, float32 [N]."""
         return self.probability(model) - self.batch.label
+
+    def last_inputs(self, model: str) -> Tensor:
+        """``[h, 1]``: what the last layer is given, float64 [N, width + 1]; a forward pass, once a model.
+
+        Raises
+        ------
+        ModelError
+            see :func:`~sie_spark.importance.last_layer.last_layer_inputs`.
+        """
+        key = ("last_inputs", model)
+        if key not in self._known:
+            self._known[key] = last_layer_inputs(self.modules[model], self.batch.inputs)
+        return self._known[key]
+
+    def score(self, scorer: Scorer, given: Given) -> Tensor:
+        """The scores of another scorer whose models and quantities are part of the pass, [N]; computed once."""
+        key = ("score", scorer.name)
+        if key not in self._known:
+            self._known[key] = scorer.score(self, given)
+        return self._known[key]
 
 
 class Accumulator(ABC):
@@ -102,40 +157,48 @@ class Accumulator(ABC):
 
 
 class Fit(ABC):
-    """An artefact that is fitted over rows.
+    """An artefact that is fitted over rows; its options are the fields of a frozen dataclass.
 
     Attributes
     ----------
+    name:
+        the first part of its key.
     version:
         raised with the meaning of the artefact; code and options are part of its digest anyway.
     rows:
-        the part of the samples that it reads, ``importance.fit_rows`` of them at most.
-    whole:
-        whether it reads all rows of the part instead.
+        the part of the samples that it reads; None for one that is made of other artefacts on the driver alone.
     """
 
-    version: ClassVar[int]
-    rows: ClassVar[Literal["train", "validation"]]
-    whole: ClassVar[bool] = False
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    rows: ClassVar[Literal["train", "validation"] | None]
 
     @property
-    @abstractmethod
     def key(self) -> str:
-        """Its name with its options: equal keys are fitted once."""
+        """Its name with its options, as it stands in a path: equal keys are fitted once."""
+        options: list[str] = []
+        if is_dataclass(self):
+            options = [_text(getattr(self, option.name)) for option in fields(self)]
+        whole = "-".join([self.name, *filter(None, options)])
+        if len(whole) <= LONGEST:
+            return whole
+        return f"{self.name}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
-    @property
-    @abstractmethod
     def models(self) -> tuple[str, ...]:
         """Models whose forward pass it reads."""
+        return ()
 
-    @property
     def after(self) -> tuple[Fit, ...]:
         """Fits that it reads the artefacts of."""
         return ()
 
-    @abstractmethod
+    def most(self, settings: Importance) -> int | None:
+        """Rows that it reads at most, those of smallest hash; None for all of the part."""
+        return settings.fit_rows
+
     def open(self, given: Given) -> Accumulator:
         """In a worker, for one partition."""
+        raise NotImplementedError(f"{self.key} reads no rows")
 
     def merge(self, states: Iterable[State]) -> State:
         """The states of all partitions as one: sums of arrays, or whatever a fit makes of them."""
@@ -146,8 +209,14 @@ class Fit(ABC):
         return total
 
     def finish(self, state: State, given: Given) -> State:
-        """On the driver: the artefact from the merged state."""
+        """On the driver: the artefact from the merged state; of a fit without rows that is empty."""
         return state
+
+
+def _text(option: object) -> str:
+    if isinstance(option, tuple):
+        return "+".join(map(_text, option))
+    return option.key if isinstance(option, Fit) else str(option)
 
 
 class Scorer(ABC):
@@ -161,22 +230,36 @@ class Scorer(ABC):
         raised with the meaning of the score; code is part of the column's version anyway.
     citation:
         where it comes from.
+    uses:
+        the decisions it is good for; a policy that asks for another is refused or warned of.
+    reads:
+        what it needs beside the rows, in words.
+    cost:
+        of the score pass in units of a training step on as many rows, in words; measured by
+        ``benchmarks/importance.py``.
+    options:
+        settings of section ``importance`` that its values depend on.
     uses_label:
         whether the score depends on the label (a weight made from it is then biased).
     signed:
-        whether it may be negative; a signed score is positive where upweighting the row lowers validation loss.
+        whether it may be negative. Of one that is used for an audit, positive means that upweighting the row
+        lowers validation loss.
     gradient:
         whether it asks for quantities, so that a backward pass is needed.
     """
 
     name: ClassVar[str]
-    version: ClassVar[int]
+    version: ClassVar[int] = 1
     citation: ClassVar[str]
+    uses: ClassVar[tuple[Use, ...]]
+    reads: ClassVar[str]
+    cost: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
     uses_label: ClassVar[bool]
     signed: ClassVar[bool] = False
     gradient: ClassVar[bool] = False
 
-    def models(self, known: Mapping[str, ModelRef]) -> tuple[str, ...]:
+    def models(self, given: Given) -> tuple[str, ...]:
         """Models whose forward pass it reads; none for a scorer of features alone.
 
         Raises
@@ -186,7 +269,7 @@ class Scorer(ABC):
         """
         return (PILOT,)
 
-    def fits(self, known: Mapping[str, ModelRef]) -> tuple[Fit, ...]:
+    def fits(self, given: Given) -> tuple[Fit, ...]:
         """Artefacts it reads."""
         return ()
 
@@ -194,12 +277,16 @@ class Scorer(ABC):
         """Model -> what is to be measured of ``d logit / d theta``."""
         return {}
 
+    def goes_backward(self, given: Given) -> bool:
+        """Whether it asks for quantities."""
+        return self.gradient
+
     @abstractmethod
     def score(self, seen: Seen, given: Given) -> Tensor:
         """Scores, float [N]."""
 
 
-def needed(model: str, known: Mapping[str, ModelRef], scorer: str) -> str:
+def needed(model: str, given: Given, scorer: str) -> str:
     """The model's name.
 
     Raises
@@ -207,7 +294,7 @@ def needed(model: str, known: Mapping[str, ModelRef], scorer: str) -> str:
     ConfigError
         where it was not fitted.
     """
-    if model not in known:
+    if model not in given.models:
         raise ConfigError(
             f"importance.scorers: '{scorer}' reads model '{model}', which was not fitted on these samples",
             remedy="set reference.fit=true and run 'sie train' again",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sie_spark.features.samples import encoder, part_rows
 from sie_spark.importance.artefacts import digests, fit_all, there
-from sie_spark.importance.contracts import ModelRef, Scorer
+from sie_spark.importance.contracts import Given, ModelRef, Scorer
 from sie_spark.importance.plan import Plan, make_plan, version_of
 from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import PROBABILITY, Pass, ScoreRows, build_engine, score_column
@@ -54,16 +54,17 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     check_encoder(pilot, encoded)
     wanted = [SCORERS[name] for name in ctx.config.scorers]
     known = known_models(ctx, pilot, fit_settings(ctx, samples, encoded).training)
+    given = Given(known, settings=ctx.config.importance, inputs=inputs_of_rows)
     code = model_code(ctx.config.model, *CODE)
     work = _work(
         ctx,
         wanted,
-        known,
+        given,
         base=digest([samples.content, encoded, ctx.config.training.parts]),
         code=code_digest(*sorted(code)),
     )
     if plan_only:
-        table = work.plan.rows(known, there(ctx, work.plan, work.artefacts))
+        table = work.plan.rows(given, there(ctx, work.plan, work.artefacts))
         ctx.progress.table("sie score --plan", ["pass", "rows", "models", "how", "state"], table)
         return StageResult({"samples": samples}, details={"plan": table}, skipped=True)
 
@@ -77,20 +78,19 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         )
     began = time.monotonic()
     settings = ctx.config.importance
-    if work.plan.gradient:
+    if work.plan.gradient(given):
         # a model without exact gradients fails here, by parameter, and not inside a thousand tasks
         build_engine(load_model(pilot.path)[0], tuple(settings.materialise))
     shared = Pass(
         models=(),
         known=tuple(known.values()),
         artefacts=(),
-        micro_batch=settings.micro_batch,
         threads=task_threads(ctx.spark),
-        materialise=tuple(settings.materialise),
         inputs=inputs_of_rows,
+        settings=settings,
     )
     artefacts = fit_all(ctx, work.plan, shared, samples, work.artefacts)
-    names = {*work.plan.models(known), *([PILOT] if work.probability else [])}
+    names = {*work.plan.models(given), *([PILOT] if work.probability else [])}
     function = ScoreRows(
         replace(shared, models=tuple(known[name] for name in known if name in names), artefacts=artefacts),
         tuple(scorer.name for scorer in work.plan.scorers),
@@ -155,20 +155,18 @@ class _Work:
         return [] if self.probability else [PROBABILITY, *map(score_column, self.plan.kept)]
 
 
-def _work(
-    ctx: Context, wanted: Sequence[Scorer], known: Mapping[str, ModelRef], *, base: str, code: str
-) -> _Work:
+def _work(ctx: Context, wanted: Sequence[Scorer], given: Given, *, base: str, code: str) -> _Work:
     """Which columns are up to date, and the plan of those that are not."""
-    whole = make_plan(wanted, known)
-    artefacts = digests(whole, known, rows=base, limit=ctx.config.importance.fit_rows, code=code)
+    whole = make_plan(wanted, given)
+    artefacts = digests(whole, given, rows=base, code=code)
     options = {"materialise": ctx.config.importance.materialise, "code": code}
-    versions = {scorer.name: digest([version_of(scorer, known, artefacts), options]) for scorer in wanted}
-    versions[PROBABILITY] = digest([known[PILOT].digest, code])
+    versions = {scorer.name: digest([version_of(scorer, given, artefacts), options]) for scorer in wanted}
+    versions[PROBABILITY] = digest([given.models[PILOT].digest, code])
     held = _held(ctx, base)
     if held.get(PROBABILITY) != versions[PROBABILITY]:
         held = {}
     kept = [scorer.name for scorer in wanted if held.get(scorer.name) == versions[scorer.name]]
-    plan = make_plan([scorer for scorer in wanted if scorer.name not in kept], known, kept)
+    plan = make_plan([scorer for scorer in wanted if scorer.name not in kept], given, kept)
     return _Work(plan, artefacts, versions, base, probability=not held)
 
 

@@ -25,6 +25,7 @@ from sie_spark.importance.contracts import (
     ModelRef,
     Scorer,
     Seen,
+    defaults,
     state_from_bytes,
     state_to_bytes,
 )
@@ -33,6 +34,7 @@ from sie_spark.models import Batch
 from sie_spark.models.cache import CACHE
 from sie_spark.models.objective import one_logit_a_row
 from sie_spark.models.store import model_from_bytes
+from sie_spark.platform.config.stages import Importance
 from sie_spark.platform.errors import ModelError
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.root import Root
@@ -75,28 +77,26 @@ class Pass:
         all there are, for scorers that ask.
     artefacts:
         fitted before this pass.
-    micro_batch:
-        rows that go through a model at once.
     threads:
         torch threads: the cpus of a Spark task.
-    materialise:
-        see :class:`sie_spark.gradients.Engine`.
     inputs:
         what the encoder promises of the rows, for those who read features without a model.
+    settings:
+        section ``importance``.
     """
 
     models: tuple[ModelRef, ...]
     known: tuple[ModelRef, ...]
     artefacts: tuple[ArtefactRef, ...]
-    micro_batch: int
     threads: int = 1
-    materialise: tuple[str, ...] = ()
     inputs: InputSpec = field(default_factory=InputSpec)
+    settings: Importance = field(default_factory=defaults)
 
     def given(self) -> Given:
         """What scorers and fits work from."""
         models = {model.name: model for model in self.known}
-        return Given(models, {artefact.key: artefact.load() for artefact in self.artefacts})
+        states = {artefact.key: artefact.load() for artefact in self.artefacts}
+        return Given(models, states, self.settings, self.inputs)
 
     def open(self, quantities: Mapping[str, Sequence[Quantity]]) -> dict[str, Loaded]:
         """The models, with an engine where something is measured; kept by the worker."""
@@ -104,10 +104,9 @@ class Pass:
         found = {}
         for model in self.models:
             if quantities.get(model.name):
-                make = partial(open_engine, where=model.uri, materialise=self.materialise)
-                found[model.name] = CACHE.get(
-                    model.uri, model.digest, make, kind=("engine", self.materialise)
-                )
+                raw = tuple(self.settings.materialise)
+                make = partial(open_engine, where=model.uri, materialise=raw)
+                found[model.name] = CACHE.get(model.uri, model.digest, make, kind=("engine", raw))
             else:
                 module, spec = CACHE.get(model.uri, model.digest, partial(model_from_bytes, where=model.uri))
                 found[model.name] = Loaded(module, spec)
@@ -211,10 +210,10 @@ class ScoreRows:
     ) -> pa.RecordBatch:
         """One batch, scored."""
         parts: list[dict[str, np.ndarray]] = []
-        for part in decoded(batch, loaded, self.shared.inputs).split(self.shared.micro_batch):
+        for part in decoded(batch, loaded, self.shared.inputs).split(self.shared.settings.micro_batch):
             seen = look(loaded, part, quantities)
             values = {PROBABILITY: seen.probability(self.pilot)} if self.pilot else {}
-            values |= {score_column(scorer.name): scorer.score(seen, given) for scorer in scorers}
+            values |= {score_column(scorer.name): seen.score(scorer, given) for scorer in scorers}
             parts.append({name: finite(name, value, part) for name, value in values.items()})
         arrays = [
             pa.array(np.concatenate([part[name] for part in parts]) if parts else np.zeros(0), pa.float64())
@@ -250,7 +249,7 @@ class FitRows:
         loaded: dict[str, Loaded] | None = None
         for batch in batches:
             loaded = loaded or self.shared.open(quantities)
-            for part in decoded(batch, loaded, self.shared.inputs).split(self.shared.micro_batch):
+            for part in decoded(batch, loaded, self.shared.inputs).split(self.shared.settings.micro_batch):
                 seen = look(loaded, part, quantities)
                 for one in accumulators:
                     one.add(seen)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.features.samples import encoder
-from sie_spark.importance.contracts import ModelRef
+from sie_spark.importance.contracts import Given, ModelRef, defaults
 from sie_spark.importance.plan import make_plan
 from sie_spark.importance.registry import SCORERS
 from sie_spark.models.store import PILOT, REFERENCE
+from sie_spark.platform.config.stages import Importance
 from sie_spark.platform.context import Context
 from sie_spark.platform.draws import uniform_column
 from sie_spark.weighting.arms import Arm
@@ -57,7 +58,9 @@ def everything(arm: str, read: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{arm}:{word}": value for word, value in found.items()}
 
 
-def arm_facts(arm: Arm, found: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
+def arm_facts(
+    arm: Arm, found: Mapping[str, Any], read: Mapping[str, Any], settings: Importance | None = None
+) -> dict[str, Any]:
     """An arm's numbers from the aggregates.
 
     Parameters
@@ -66,6 +69,8 @@ def arm_facts(arm: Arm, found: Mapping[str, Any], read: Mapping[str, Any]) -> di
         of the kept rows, see :func:`summary_columns` and :func:`fact_columns`.
     read:
         of all rows, see :func:`read_columns`.
+    settings:
+        section ``importance``; default: its defaults.
 
     Returns
     -------
@@ -95,7 +100,7 @@ def arm_facts(arm: Arm, found: Mapping[str, Any], read: Mapping[str, Any]) -> di
         "capped_share": value("capped") / kept if kept else 0.0,
         "floor_share": (value("floor") / kept if kept else 0.0) if "floor" in arm.constants else None,
         "reads": columns,
-        "models": models_behind(columns),
+        "models": models_behind(columns, settings),
     }
 
 
@@ -123,12 +128,13 @@ def fact_metrics(arm: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def models_behind(columns: Collection[str]) -> list[str]:
+def models_behind(columns: Collection[str], settings: Importance | None = None) -> list[str]:
     """The models, ``pilot`` and ``reference``, that columns of ``scores`` are made with."""
     known = {name: ModelRef(name, "", "", 0.0) for name in (PILOT, REFERENCE, f"{REFERENCE}@1")}
+    given = Given(known, settings=settings or defaults())
     scorers = [SCORERS[name.removeprefix("score_")] for name in columns if name.startswith("score_")]
-    names = {name for level in make_plan(scorers, known).levels for fit in level for name in fit.models}
-    names |= {name for scorer in scorers for name in scorer.models(known)}
+    names = {name for level in make_plan(scorers, given).levels for fit in level for name in fit.models()}
+    names |= {name for scorer in scorers for name in scorer.models(given)}
     names |= {PILOT} if "p" in columns else set()
     return sorted({name.partition("@")[0] for name in names})
 

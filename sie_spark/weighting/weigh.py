@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.platform.config.arms import CANDIDATE
+from sie_spark.platform.config.stages import Importance
 from sie_spark.platform.context import Context
 from sie_spark.platform.draws import pilot_sample
 from sie_spark.platform.errors import DataError, StageOrderError
@@ -60,7 +61,10 @@ def run(ctx: Context) -> StageResult:
         if arm.note:
             ctx.progress.warn(arm.note)
     ref, found, read = _write(ctx, scores, arms, fingerprint)
-    details = {**_details(arms, found, read, rows), "seconds": time.monotonic() - began}
+    details = {
+        **_details(arms, found, read, rows, settings=ctx.config.importance),
+        "seconds": time.monotonic() - began,
+    }
     details["auto"] = choice.as_dict() if choice else None
     empty = next((name for name, found in details["arms"].items() if not found["kept"]), None)
     if empty is not None:
@@ -117,7 +121,9 @@ def _write(
     return ref, seen.get, read.get
 
 
-def _details(arms: list[Arm], found: dict[str, Any], read: dict[str, Any], rows: int) -> dict[str, Any]:
+def _details(
+    arms: list[Arm], found: dict[str, Any], read: dict[str, Any], rows: int, *, settings: Importance
+) -> dict[str, Any]:
     described = {}
     for arm in arms:
         counted = everything(arm.name, read) if arm.keeps_all else found
@@ -134,7 +140,7 @@ def _details(arms: list[Arm], found: dict[str, Any], read: dict[str, Any], rows:
             "positives": positive,
             "positive_share": positive / kept if kept else 0.0,
             "estimated_rows": float(counted.get(f"{arm.name}:inverse") or 0),
-            **arm_facts(arm, counted, read),
+            **arm_facts(arm, counted, read, settings),
         }
     return {"rows": rows, "arms": described}
 

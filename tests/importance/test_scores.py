@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,15 @@ from helpers.encoded_samples import SPEC, planted_rows, settings, write_samples
 from sie_spark.gradients import Engine, Norms, UnsupportedParameter
 from sie_spark.importance import SCORERS, Given, ModelRef
 from sie_spark.importance.artefacts import digests
-from sie_spark.importance.contracts import Accumulator, Fit, Scorer, state_from_bytes, state_to_bytes
+from sie_spark.importance.contracts import Fit, Scorer, State, state_from_bytes, state_to_bytes
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.plan import make_plan
 from sie_spark.importance.worker import FitRows, Loaded, Pass, ScoreRows, build_engine, joined, look
 from sie_spark.models import Batch, build_model
 from sie_spark.models.cache import CACHE
+from sie_spark.models.registry import MODELS
 from sie_spark.models.store import PILOT, REFERENCE, load_model, save_model
-from sie_spark.platform.config import Model
+from sie_spark.platform.config import Importance, Model
 from sie_spark.platform.errors import ConfigError, DataError, ModelError, StageOrderError
 from sie_spark.platform.root import Root
 
@@ -37,6 +40,8 @@ KNOWN = {
     name: ModelRef(name, "", "", rate)
     for name, rate in ((PILOT, 0.0), (REFERENCE, 0.0), (LATE, 0.01), (f"{REFERENCE}@2", 0.005))
 }
+GIVEN = Given(KNOWN, inputs=SPEC)
+KIND = {MODELS[name]: name for name in ("lr", "deepfm", "dcnv2")}
 ALL = sorted(SCORERS)
 SETTINGS = Model(embedding_dim=4, hidden=[8], cross_layers=1)
 
@@ -68,25 +73,41 @@ def validation_rows() -> Batch:
     return replace(batch_of(30, seed=9), weight=torch.linspace(0.5, 2.0, 30))
 
 
-def fitted(models: dict[str, nn.Module], names: Iterable[str] = ALL) -> Given:
-    """The artefacts that scorers read of these models, as two partitions would make them."""
-    states = {}
-    known = {name: KNOWN[name] for name in models}
-    asked = [SCORERS[name] for name in names if set(_models(SCORERS[name])) <= set(models)]
-    for fit in {fit.key: fit for scorer in asked for fit in scorer.fits(KNOWN)}.values():
-        given, parts = Given(known), []
-        loaded = {name: Loaded(models[name], SPEC) for name in fit.models}
-        for rows in (slice(0, 11), slice(11, 30)):
-            one = fit.open(given)
-            batch = validation_rows().take(rows)
-            one.add(look(loaded, batch, joined([one.quantities()])))
-            parts.append(state_from_bytes(state_to_bytes(one.state())))
-        states[fit.key] = fit.finish(fit.merge(parts), given)
-    return Given(KNOWN, states)
+def fitted(
+    models: dict[str, nn.Module], names: Iterable[str] = ALL, cuts: Sequence[int] = (0, 11, 30)
+) -> Given:
+    """The artefacts that scorers read of these models, as the partitions between ``cuts`` would make them."""
+    states: dict[str, State] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        known = {name: kept(Path(folder), name, model) for name, model in models.items()}
+        asked = [SCORERS[name] for name in names if set(_models(SCORERS[name])) <= set(models)]
+        for fit in [fit for level in make_plan(asked, GIVEN).levels for fit in level]:
+            given, parts = Given(known, states, GIVEN.settings, SPEC), []
+            for rows in pairwise(cuts) if fit.rows else ():
+                one = fit.open(given)
+                quantities = joined([one.quantities()])
+                loaded = {
+                    name: Loaded(
+                        models[name], SPEC, build_engine(models[name]) if quantities.get(name) else None
+                    )
+                    for name in fit.models()
+                }
+                one.add(look(loaded, validation_rows().take(slice(*rows)), quantities))
+                parts.append(state_from_bytes(state_to_bytes(one.state())))
+            states[fit.key] = fit.finish(fit.merge(parts), given)
+    return replace(GIVEN, states=states)
+
+
+def kept(folder: Path, name: str, model: nn.Module) -> ModelRef:
+    """The model as a file, as fits that work on the driver read it."""
+    settings = SETTINGS.model_copy(update={"name": KIND[type(model)]})
+    uri = save_model(Root(folder), model, arm=name, fingerprint="f", settings=settings, inputs=SPEC)
+    return replace(KNOWN[name], uri=uri, digest=hashlib.sha256(Path(uri).read_bytes()).hexdigest())
 
 
 def _models(scorer: Scorer) -> tuple[str, ...]:
-    return (*scorer.models(KNOWN), *(name for fit in scorer.fits(KNOWN) for name in fit.models))
+    levels = make_plan([scorer], GIVEN).levels
+    return (*scorer.models(GIVEN), *(name for level in levels for fit in level for name in fit.models()))
 
 
 def scored(
@@ -191,7 +212,13 @@ def test_conformance(name: str) -> None:
     needed = {model: models[model] for model in _models(found) or (PILOT,)}
     given = fitted(needed, [name])
     assert bool(found.quantities(given)) == found.gradient
-    assert [fit.key for fit in found.fits(KNOWN)] == list(given.states)
+    assert {fit.key for fit in found.fits(GIVEN)} <= set(given.states)
+    assert (
+        set(found.uses) <= {"subsample", "weight", "clean", "audit"}
+        and found.uses
+        and found.reads
+        and found.cost
+    )
     zeros, ones = (replace(batch_of(), label=torch.full((40,), y)) for y in (0.0, 1.0))
     scores = [scored(needed, [name], batch)[name] for batch in (zeros, ones)]
     assert all(values.shape == (40,) and np.isfinite(values).all() for values in scores)
@@ -230,43 +257,39 @@ def test_rarity_and_the_a_optimal_norm_equal_their_formulas() -> None:
 
 def test_tracin_says_what_it_lacks() -> None:
     with pytest.raises(ConfigError) as caught:
-        make_plan([SCORERS["tracin"]], {REFERENCE: KNOWN[REFERENCE]})
+        make_plan([SCORERS["tracin"]], Given({REFERENCE: KNOWN[REFERENCE]}))
     assert "training.keep_epochs" in caught.value.remedy
 
 
 class Base(Fit):
-    version = 1
+    name = "base"
     rows = "validation"
     key = "base"
-    models = (REFERENCE,)
-
-    def open(self, given: Given) -> Accumulator:
-        raise NotImplementedError
 
 
 class Above(Base):
     key = "above"
-    after = (Base(),)
+
+    def after(self) -> tuple[Fit, ...]:
+        return (Base(),)
 
 
 def test_plan_orders_fits_and_knows_when_no_gradient_is_needed() -> None:
     class Reads:
-        gradient = True
-
-        def models(self, known: Any) -> tuple[str, ...]:
+        def models(self, given: Given) -> tuple[str, ...]:
             return ()
 
-        def fits(self, known: Any) -> tuple[Fit, ...]:
+        def fits(self, given: Given) -> tuple[Fit, ...]:
             return (Above(), Base())
 
-    plan = make_plan([Reads(), Reads()], KNOWN)
+    plan = make_plan([Reads(), Reads()], GIVEN)
     assert [[fit.key for fit in level] for level in plan.levels] == [["base"], ["above"]]
-    forward = make_plan([SCORERS[name] for name in ("loss", "entropy")], KNOWN)
-    assert not forward.gradient and forward.levels == () and forward.models(KNOWN) == (PILOT,)
-    assert forward.rows(KNOWN, {})[-1][3] == "forward"
-    both = make_plan([SCORERS[name] for name in ("gradient_dot", "tracin")], KNOWN)
-    assert len(both.levels) == 1 and len(both.levels[0]) == 3 and both.gradient
-    found = {rows: digests(plan, KNOWN, rows=rows, limit=9, code="c") for rows in ("a", "b")}
+    forward = make_plan([SCORERS[name] for name in ("loss", "entropy")], GIVEN)
+    assert not forward.gradient(GIVEN) and forward.levels == () and forward.models(GIVEN) == (PILOT,)
+    assert forward.rows(GIVEN, {})[-1][3] == "forward"
+    both = make_plan([SCORERS[name] for name in ("gradient_dot", "tracin")], GIVEN)
+    assert len(both.levels) == 1 and len(both.levels[0]) == 3 and both.gradient(GIVEN)
+    found = {rows: digests(plan, GIVEN, rows=rows, code="c") for rows in ("a", "b")}
     assert found["a"]["above"] != found["b"]["above"] != found["b"]["base"]
 
 
@@ -297,7 +320,7 @@ def saved(root: Path) -> tuple[str, str]:
 def shared_of(root: Path, *, micro_batch: int = 7, artefacts: tuple[Any, ...] = ()) -> Pass:
     uri, digest = saved(root)
     pilot, reference = ModelRef(PILOT, uri, digest), ModelRef(REFERENCE, uri, digest)
-    return Pass((pilot,), (pilot, reference), artefacts, micro_batch)
+    return Pass((pilot,), (pilot, reference), artefacts, settings=Importance(micro_batch=micro_batch))
 
 
 NAMES = ("loss", "grad_norm", "margin")

@@ -9,25 +9,18 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from sie_spark.importance.contracts import Accumulator, Fit, Given, Seen, State
+from sie_spark.platform.config.stages import Importance
 
 
 @dataclass(frozen=True)
 class IdCounts(Fit):
     """Rows by id, int64: an array a category, ``field_0``, ``field_1``, ... in the order of column ``cat``."""
 
-    version: ClassVar[int] = 1
+    name: ClassVar[str] = "id_counts"
     rows: ClassVar[Literal["train", "validation"]] = "train"
-    whole: ClassVar[bool] = True
 
-    @property
-    def key(self) -> str:
-        """See :class:`Fit`."""
-        return "id_counts"
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """None: features alone."""
-        return ()
+    def most(self, settings: Importance) -> None:
+        """All rows."""
 
     def open(self, given: Given) -> Accumulator:
         """See :class:`Fit`."""

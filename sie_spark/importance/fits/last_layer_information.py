@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from sie_spark.importance.contracts import Accumulator, Fit, Given, Seen, State
-from sie_spark.importance.last_layer import last_layer_inputs
 from sie_spark.models.store import PILOT
 
 DAMPING = 1e-3  # of the mean diagonal: units that never fire have none of their own
@@ -18,15 +17,9 @@ DAMPING = 1e-3  # of the mean diagonal: units that never fire have none of their
 class LastLayerInformation(Fit):
     """``inverse``: of ``M = mean p (1 - p) [h, 1] [h, 1]^T`` over training rows, damped; float64 [width + 1, width + 1]."""
 
-    version: ClassVar[int] = 1
+    name: ClassVar[str] = "last_layer_information"
     rows: ClassVar[Literal["train", "validation"]] = "train"
 
-    @property
-    def key(self) -> str:
-        """See :class:`Fit`."""
-        return "last_layer_information"
-
-    @property
     def models(self) -> tuple[str, ...]:
         """The pilot."""
         return (PILOT,)
@@ -48,7 +41,7 @@ class _Sum(Accumulator):
         self.rows = 0.0
 
     def add(self, seen: Seen) -> None:
-        h = last_layer_inputs(seen.modules[PILOT], seen.batch.inputs)
+        h = seen.last_inputs(PILOT)
         p, weight = seen.probability(PILOT).double(), seen.batch.weight.double()
         found = ((h * (weight * p * (1 - p))[:, None]).T @ h).numpy()
         self.total = found if self.total is None else self.total + found

@@ -24,15 +24,9 @@ class ValidationGradient(Fit):
 
     model: str = REFERENCE
 
-    version: ClassVar[int] = 1
+    name: ClassVar[str] = "validation_gradient"
     rows: ClassVar[Literal["train", "validation"]] = "validation"
 
-    @property
-    def key(self) -> str:
-        """See :class:`Fit`."""
-        return f"validation_gradient-{self.model}"
-
-    @property
     def models(self) -> tuple[str, ...]:
         """The one model."""
         return (self.model,)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from sie_spark.importance.contracts import Fit, Given, ModelRef, Scorer, Seen
+from sie_spark.importance.contracts import Fit, Given, Scorer, Seen
 from sie_spark.importance.fits.last_layer_information import LastLayerInformation
-from sie_spark.importance.last_layer import last_layer_inputs
 from sie_spark.importance.registry import register_scorer
 from sie_spark.models.store import PILOT
 
@@ -27,13 +24,16 @@ class AOptimalNorm(Scorer):
     name = "a_optimal_norm"
     version = 1
     citation = "Wang, Zhang & Wang 2021, of the last layer"
+    uses = ("subsample",)
+    reads = "the pilot; a matrix of its last layer"
+    cost = "two forward passes"
     uses_label = False
 
-    def fits(self, known: Mapping[str, ModelRef]) -> tuple[Fit, ...]:
+    def fits(self, given: Given) -> tuple[Fit, ...]:
         """The information matrix."""
         return (FIT,)
 
     def score(self, seen: Seen, given: Given) -> Tensor:
         """At least 0, [N]."""
         inverse = torch.from_numpy(given.states[FIT.key]["inverse"])
-        return (last_layer_inputs(seen.modules[PILOT], seen.batch.inputs) @ inverse).norm(dim=1)
+        return (seen.last_inputs(PILOT) @ inverse).norm(dim=1)

@@ -17,6 +17,9 @@ class Entropy(Scorer):
     name = "entropy"
     version = 1
     citation = "Shannon 1948"
+    uses = ("subsample", "weight")
+    reads = "the pilot"
+    cost = "a forward pass"
     uses_label = False
 
     def score(self, seen: Seen, given: Given) -> Tensor:

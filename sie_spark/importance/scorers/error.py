@@ -16,6 +16,9 @@ class Error(Scorer):
     name = "error"
     version = 1
     citation = "Paul et al. 2021"
+    uses = ("subsample",)
+    reads = "the pilot"
+    cost = "a forward pass"
     uses_label = True
 
     def score(self, seen: Seen, given: Given) -> Tensor:

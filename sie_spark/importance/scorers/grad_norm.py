@@ -23,6 +23,9 @@ class GradNorm(Scorer):
     name = "grad_norm"
     version = 1
     citation = "Paul et al. 2021"
+    uses = ("subsample", "audit")
+    reads = "the pilot"
+    cost = "a pass to the activations"
     uses_label = True
     gradient = True
 

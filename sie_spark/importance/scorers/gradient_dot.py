@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from sie_spark.gradients import Dots, Quantity
-from sie_spark.importance.contracts import Fit, Given, ModelRef, Scorer, Seen, needed, tensors
+from sie_spark.importance.contracts import Fit, Given, Scorer, Seen, needed, tensors
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.registry import register_scorer
 from sie_spark.models.store import REFERENCE
@@ -25,15 +23,18 @@ class GradientDot(Scorer):
     name = "gradient_dot"
     version = 1
     citation = "Pruthi et al. 2020, with the final checkpoint alone"
+    uses = ("audit",)
+    reads = "the reference; validation rows"
+    cost = "a pass to the activations"
     uses_label = True
     signed = True
     gradient = True
 
-    def models(self, known: Mapping[str, ModelRef]) -> tuple[str, ...]:
+    def models(self, given: Given) -> tuple[str, ...]:
         """The reference."""
-        return (needed(REFERENCE, known, self.name),)
+        return (needed(REFERENCE, given, self.name),)
 
-    def fits(self, known: Mapping[str, ModelRef]) -> tuple[Fit, ...]:
+    def fits(self, given: Given) -> tuple[Fit, ...]:
         """The direction."""
         return (FIT,)
 

@@ -19,6 +19,9 @@ class LogitGradNorm(Scorer):
     name = "logit_grad_norm"
     version = 1
     citation = "Wang, Zhang & Wang 2021; computed as Goodfellow 2015"
+    uses = ("subsample", "weight")
+    reads = "the pilot"
+    cost = "a pass to the activations"
     uses_label = False
     gradient = True
 

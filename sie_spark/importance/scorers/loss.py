@@ -17,6 +17,9 @@ class Loss(Scorer):
     name = "loss"
     version = 1
     citation = "the likelihood itself"
+    uses = ("audit",)
+    reads = "the pilot"
+    cost = "a forward pass"
     uses_label = True
 
     def score(self, seen: Seen, given: Given) -> Tensor:

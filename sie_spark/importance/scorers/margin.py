@@ -16,6 +16,9 @@ class Margin(Scorer):
     name = "margin"
     version = 2
     citation = "Vapnik 1995"
+    uses = ("audit",)
+    reads = "the pilot"
+    cost = "a forward pass"
     uses_label = True
     signed = True
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from sie_spark.importance.contracts import Fit, Given, ModelRef, Scorer, Seen
+from sie_spark.importance.contracts import Fit, Given, Scorer, Seen
 from sie_spark.importance.fits.id_counts import IdCounts
 from sie_spark.importance.registry import register_scorer
 
@@ -26,13 +24,16 @@ class Rarity(Scorer):
     name = "rarity"
     version = 1
     citation = "inverse frequency"
+    uses = ("subsample", "audit")
+    reads = "counts of ids"
+    cost = "a lookup; one pass for the counts"
     uses_label = False
 
-    def models(self, known: Mapping[str, ModelRef]) -> tuple[str, ...]:
+    def models(self, given: Given) -> tuple[str, ...]:
         """None: features alone."""
         return ()
 
-    def fits(self, known: Mapping[str, ModelRef]) -> tuple[Fit, ...]:
+    def fits(self, given: Given) -> tuple[Fit, ...]:
         """The counts."""
         return (FIT,)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from sie_spark.gradients import Dots, Quantity
-from sie_spark.importance.contracts import Fit, Given, ModelRef, Scorer, Seen, tensors
+from sie_spark.importance.contracts import Fit, Given, Scorer, Seen, tensors
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.registry import register_scorer
 from sie_spark.models.store import REFERENCE
@@ -25,13 +23,16 @@ class TracIn(Scorer):
     name = "tracin"
     version = 1
     citation = "TracInCP, Pruthi et al. 2020"
+    uses = ("audit",)
+    reads = "training.keep_epochs; validation rows"
+    cost = "a pass to the activations an epoch that was kept"
     uses_label = True
     signed = True
     gradient = True
 
-    def models(self, known: Mapping[str, ModelRef]) -> tuple[str, ...]:
+    def models(self, given: Given) -> tuple[str, ...]:
         """The checkpoints of the reference model, without the final one."""
-        kept = tuple(name for name in known if name.startswith(f"{REFERENCE}@"))
+        kept = tuple(name for name in given.models if name.startswith(f"{REFERENCE}@"))
         if not kept:
             raise ConfigError(
                 "importance.scorers: 'tracin' sums over models that the reference fit kept on its way, and it kept none",
@@ -39,14 +40,14 @@ class TracIn(Scorer):
             )
         return kept
 
-    def fits(self, known: Mapping[str, ModelRef]) -> tuple[Fit, ...]:
+    def fits(self, given: Given) -> tuple[Fit, ...]:
         """A direction a checkpoint."""
-        return tuple(ValidationGradient(name) for name in self.models(known))
+        return tuple(ValidationGradient(name) for name in self.models(given))
 
     def quantities(self, given: Given) -> dict[str, tuple[Quantity, ...]]:
         """A dot a checkpoint."""
         found: dict[str, tuple[Quantity, ...]] = {}
-        for name in self.models(given.models):
+        for name in self.models(given):
             key = ValidationGradient(name).key
             found[name] = (Dots({"validation": tensors(given.states[key])}, key=key),)
         return found
@@ -57,6 +58,6 @@ class TracIn(Scorer):
             given.models[name].learning_rate
             * seen.slope(name)
             * seen.measured[name][ValidationGradient(name).key][:, 0]
-            for name in self.models(given.models)
+            for name in self.models(given)
         ]
         return torch.stack(terms).sum(dim=0)

@@ -155,7 +155,47 @@ class Importance(Settings):
     fit_rows: int = Field(
         200_000,
         ge=1,
-        description="rows of a part that an artefact (the validation gradient) is fitted on at most",
+        description="rows of a part at most that sums over rows (a validation gradient, curvature) are made of",
+    )
+    sample_rows: int = Field(
+        20_000,
+        ge=1,
+        description="training rows at most that are held at once: by scikit-learn, by conjugate gradients, by the"
+        " auxiliary network, by exact k-NN Shapley (which refuses more)",
+    )
+    target_rows: int = Field(
+        1000, ge=1, description="validation rows at most that neighbours are looked for of"
+    )
+    neighbours: int = Field(
+        10, ge=1, description="k of exact k-NN Shapley and of the similarity to validation rows"
+    )
+    neighbour_share: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="threshold k-NN Shapley: its radius holds this share of the training rows of the median target",
+    )
+    damping: float = Field(
+        0.1,
+        gt=0,
+        description="added to curvature before it is inverted, in units of its mean eigenvalue",
+    )
+    iterations: int = Field(50, ge=1, description="steps of conjugate gradients at most")
+    projection_rank: int = Field(
+        8,
+        ge=1,
+        description="TRAK and LoGra: rank of the two random matrices of a layer; columns are its square",
+    )
+    parameter_group: list[str] = Field(
+        [],
+        description="grad_norm_group: beginnings of parameter names, for example [input]; empty: the tables of ids",
+    )
+    combine: list[str] = Field(
+        ["error", "logit_grad_norm", "rarity"],
+        description="scores that rank_average and learned_mix are made of",
+    )
+    mix: dict[str, float] = Field(
+        {"error": 0.5, "logit_grad_norm": 0.5}, description="weighted_mix: weight of each score's rank"
     )
     micro_batch: int = Field(4096, ge=1, description="rows a worker scores at once")
     materialise: list[str] = Field(
