@@ -78,7 +78,7 @@ class Given:
     states: Mapping[str, State] = field(default_factory=dict)
     settings: Importance = field(default_factory=defaults)
     inputs: InputSpec = field(default_factory=InputSpec)
-    _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` makes, made at the first call with this key: for what is laid out of an artefact."""
@@ -109,7 +109,7 @@ class Seen:
     logits: Mapping[str, Tensor]
     measured: Mapping[str, Measured] = field(default_factory=dict)
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
-    _known: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[str, str], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def probability(self, model: str) -> Tensor:
         """P(label = 1), float32 [N]."""
@@ -205,12 +205,16 @@ class Fit(ABC):
         total: State = {}
         for state in states:
             for name, values in state.items():
-                total[name] = total[name] + values if name in total else values
+                total[name] = np.asarray(total[name] + values) if name in total else values
         return total
 
     def finish(self, state: State, given: Given) -> State:
         """On the driver: the artefact from the merged state; of a fit without rows that is empty."""
         return state
+
+    def cautions(self, state: State) -> list[str]:
+        """What a user should know of an artefact before its scores are believed, a sentence each."""
+        return []
 
 
 def _text(option: object) -> str:
@@ -316,5 +320,5 @@ def state_from_bytes(data: bytes) -> State:
 
 
 def tensors(state: State) -> dict[str, Tensor]:
-    """The arrays of a state as tensors that share their memory."""
-    return {name: torch.from_numpy(values) for name, values in state.items()}
+    """The arrays of a state as tensors that share their memory, without those that only say how it was made (``_...``)."""
+    return {name: torch.from_numpy(values) for name, values in state.items() if not name.startswith("_")}

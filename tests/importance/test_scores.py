@@ -211,7 +211,7 @@ def test_conformance(name: str) -> None:
             model.output.weight *= 50.0
     needed = {model: models[model] for model in _models(found) or (PILOT,)}
     given = fitted(needed, [name])
-    assert bool(found.quantities(given)) == found.gradient
+    assert bool(found.quantities(given)) == found.goes_backward(given)
     assert {fit.key for fit in found.fits(GIVEN)} <= set(given.states)
     assert (
         set(found.uses) <= {"subsample", "weight", "clean", "audit"}

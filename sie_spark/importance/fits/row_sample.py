@@ -37,18 +37,24 @@ class RowSample(Fit):
         n at most.
     represented:
         a model whose last layer's inputs are added as ``last_inputs``, float32 [n, width]; "" for none.
+    predicted:
+        a model whose probability is added as ``p``, float32 [n]; "" for none.
     scores:
         scorers whose values are added as ``score_<name>``, float64 [n].
     of_scores, before:
         models and fits that these scorers read.
+    inputs:
+        False leaves the row's inputs out.
     """
 
     part: Literal["train", "validation"]
     limit: int
     represented: str = ""
+    predicted: str = ""
     scores: tuple[str, ...] = ()
     of_scores: tuple[str, ...] = ()
     before: tuple[Fit, ...] = ()
+    inputs: bool = True
 
     name: ClassVar[str] = "row_sample"
 
@@ -59,7 +65,7 @@ class RowSample(Fit):
 
     def models(self) -> tuple[str, ...]:
         """See :class:`Fit`."""
-        return tuple(dict.fromkeys([*filter(None, [self.represented]), *self.of_scores]))
+        return tuple(dict.fromkeys([*filter(None, [self.represented, self.predicted]), *self.of_scores]))
 
     def after(self) -> tuple[Fit, ...]:
         """See :class:`Fit`."""
@@ -97,9 +103,13 @@ class _Rows(Accumulator):
             "sample_id": batch.sample_id.numpy(),
             "label": batch.label.numpy(),
             "weight": batch.weight.numpy(),
-        } | {INPUT + name: values.numpy() for name, values in batch.inputs.items()}
+        }
+        if self.fit.inputs:
+            part |= {INPUT + name: values.numpy() for name, values in batch.inputs.items()}
         if self.fit.represented:
             part["last_inputs"] = seen.last_inputs(self.fit.represented)[:, :-1].float().numpy()
+        if self.fit.predicted:
+            part["p"] = seen.probability(self.fit.predicted).numpy()
         for scorer in self.scorers:
             part[SCORE + scorer.name] = seen.score(scorer, self.given).double().numpy()
         self.parts.append(part)

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from sie_spark.gradients import Dots, Quantity
+from sie_spark.importance.checkpoints import checkpoints
 from sie_spark.importance.contracts import Fit, Given, Scorer, Seen, tensors
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.registry import register_scorer
-from sie_spark.models.store import REFERENCE
-from sie_spark.platform.errors import ConfigError
 
 
 @register_scorer
@@ -32,13 +31,7 @@ class TracIn(Scorer):
 
     def models(self, given: Given) -> tuple[str, ...]:
         """The checkpoints of the reference model, without the final one."""
-        kept = tuple(name for name in given.models if name.startswith(f"{REFERENCE}@"))
-        if not kept:
-            raise ConfigError(
-                "importance.scorers: 'tracin' sums over models that the reference fit kept on its way, and it kept none",
-                remedy="set training.keep_epochs to the epochs to keep, for example [1], and run 'sie train' again",
-            )
-        return kept
+        return checkpoints(given, self.name)
 
     def fits(self, given: Given) -> tuple[Fit, ...]:
         """A direction a checkpoint."""

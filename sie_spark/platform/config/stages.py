@@ -160,8 +160,11 @@ class Importance(Settings):
     sample_rows: int = Field(
         20_000,
         ge=1,
-        description="training rows at most that are held at once: by scikit-learn, by conjugate gradients, by the"
-        " auxiliary network, by exact k-NN Shapley (which refuses more)",
+        description="training rows at most that are held at once: by scikit-learn, by conjugate gradients, to rank"
+        " scores, by exact k-NN Shapley (which refuses more)",
+    )
+    auxiliary_rows: int = Field(
+        100_000, ge=1, description="training rows at most that the auxiliary network is fitted on"
     )
     target_rows: int = Field(
         1000, ge=1, description="validation rows at most that neighbours are looked for of"
@@ -187,8 +190,9 @@ class Importance(Settings):
         description="TRAK and LoGra: rank of the two random matrices of a layer; columns are its square",
     )
     parameter_group: list[str] = Field(
-        [],
-        description="grad_norm_group: beginnings of parameter names, for example [input]; empty: the tables of ids",
+        ["input"],
+        min_length=1,
+        description="grad_norm_group: beginnings of parameter names; input: the tables of ids of the models here",
     )
     combine: list[str] = Field(
         ["error", "logit_grad_norm", "rarity"],

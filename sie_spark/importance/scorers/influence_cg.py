@@ -1,0 +1,27 @@
+"""What leaving the row out would do to the validation loss, with the Gauss-Newton matrix of a sample."""
+
+from __future__ import annotations
+
+from sie_spark.importance.contracts import Fit, Given
+from sie_spark.importance.directed import Directed
+from sie_spark.importance.fits.conjugate_direction import ConjugateDirection
+from sie_spark.importance.registry import register_scorer
+
+
+@register_scorer
+class InfluenceCG(Directed):
+    """``<d loss_i / d theta, (G + damping)^-1 v>`` with G the mean Gauss-Newton matrix of ``importance.sample_rows`` rows.
+
+    The Hessian of a deep model is indefinite, and conjugate gradients are not defined on it; G is not.
+    """
+
+    name = "influence_cg"
+    citation = "Koh & Liang 2017, on the Gauss-Newton matrix"
+    reads = "the reference; validation rows; a sample on the driver"
+    cost = "a pass to the activations"
+    options = ("damping", "iterations", "sample_rows")
+
+    def direction(self, given: Given) -> Fit:
+        """The preconditioned validation gradient."""
+        settings = given.settings
+        return ConjugateDirection(settings.sample_rows, settings.damping, settings.iterations)
