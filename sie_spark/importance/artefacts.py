@@ -125,3 +125,12 @@ def _collected(
 def there(ctx: Context, plan: Plan, names: Mapping[str, Any]) -> dict[str, bool]:
     """Fit's key -> whether its artefact is there."""
     return {fit.key: ctx.root.exists(*place(fit, names[fit.key])) for level in plan.levels for fit in level}
+
+
+def warnings_of(ctx: Context, plan: Plan, names: Mapping[str, str]) -> list[str]:
+    """What the artefacts of a plan say of themselves that a user should know."""
+    said: list[str] = []
+    for fit in [fit for level in plan.levels for fit in level if type(fit).cautions is not Fit.cautions]:
+        if ctx.root.exists(*place(fit, names[fit.key])):
+            said += fit.cautions(state_from_bytes(read_bytes(ctx.root.path(*place(fit, names[fit.key])))))
+    return said

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.features.samples import encoder, part_rows
-from sie_spark.importance.artefacts import digests, fit_all, there
+from sie_spark.importance.artefacts import digests, fit_all, there, warnings_of
 from sie_spark.importance.contracts import Given, ModelRef, Scorer
 from sie_spark.importance.plan import Plan, make_plan, version_of
 from sie_spark.importance.registry import SCORERS
@@ -111,6 +111,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         "made_by": fingerprint,
         "summary": counts["summary"],
         "encoder": encoded,
+        "cautions": warnings_of(ctx, make_plan(wanted, given), work.artefacts),
         "seconds": time.monotonic() - began + _seconds_before(ctx, work),
     }
     ctx.save_details("score", details, fingerprint=fingerprint)
