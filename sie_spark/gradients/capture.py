@@ -6,7 +6,7 @@ which is half of a backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sie_spark.gradients.errors import UnsupportedLayer, UnsupportedParameter
 
@@ -37,11 +37,17 @@ class Recorded:
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+    widened: bool = False
 
     @property
     def leading(self) -> int:
         """The first dimension of what the layer returned: the number of samples, if it is one."""
         return self.shape[0] if self.shape else 1
+
+    @property
+    def shared(self) -> bool:
+        """Whether the batch went in as one row: every tensor, numbers apart, has the first dimension 1."""
+        return _one_row(self.args, self.kwargs) and self.leading == 1
 
     def tensors(self) -> list[Tensor]:
         """Every tensor that went in."""
@@ -64,6 +70,11 @@ def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     return [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
 
 
+def _one_row(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    sizes = {len(x) for x in _tensors(args, kwargs) if x.dim()}
+    return sizes == {1}
+
+
 def _versions(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(-1 if x.is_inference() else x._version for x in _tensors(args, kwargs))
 
@@ -80,8 +91,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             layer.training = training
 
 
-def record(layers: Mapping[str, nn.Module], run: Run) -> tuple[Tensor, list[Recorded]]:
+def record(
+    layers: Mapping[str, nn.Module], run: Run, *, widen: Collection[str] = (), samples: int | None = None
+) -> tuple[Tensor, list[Recorded]]:
     """Run ``run()`` and return its output with every call of ``layers`` (name -> layer), in call order.
+
+    Parameters
+    ----------
+    layers:
+        the layers to watch, by name.
+    run:
+        runs the model.
+    widen:
+        names of layers that are given one row for the whole batch, such as position ids [1, T]. What goes into
+        them is expanded to [samples, T], without a copy, so that each sample has a gradient of its own.
+    samples:
+        size of the batch; None, or 1, widens nothing.
 
     Raises
     ------
@@ -89,6 +114,19 @@ def record(layers: Mapping[str, nn.Module], run: Run) -> tuple[Tensor, list[Reco
         when a layer returned something else than a tensor, or ran without gradients.
     """
     calls: list[Recorded] = []
+    widened: set[str] = set()
+
+    def before(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
+        def expand(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            widened.discard(name)
+            if not _one_row(args, kwargs):
+                return None
+            widened.add(name)
+            return tree_map_only(
+                Tensor, lambda x: x.expand(samples, *x.shape[1:]) if x.dim() else x, (args, kwargs)
+            )
+
+        return expand
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
         def remember(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -112,6 +150,7 @@ def record(layers: Mapping[str, nn.Module], run: Run) -> tuple[Tensor, list[Reco
                     shape=output.shape,
                     dtype=output.dtype,
                     device=output.device,
+                    widened=name in widened,
                 )
             )
 
@@ -121,6 +160,11 @@ def record(layers: Mapping[str, nn.Module], run: Run) -> tuple[Tensor, list[Reco
     handles = [
         layer.register_forward_hook(hook(name), prepend=True, with_kwargs=True)
         for name, layer in layers.items()
+    ]
+    # Last in line, so that it sees what the layer itself would have been given.
+    handles += [
+        layers[name].register_forward_pre_hook(before(name), with_kwargs=True)
+        for name in (widen if samples is not None and samples > 1 else ())
     ]
     try:
         return run(), calls

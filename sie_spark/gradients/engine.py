@@ -22,7 +22,14 @@ from sie_spark.gradients.capture import Recorded, evaluating, prove_coverage, re
 from sie_spark.gradients.errors import GradientError, UnsupportedLayer, UnsupportedParameter
 from sie_spark.gradients.fallback import LIMIT, jacobian
 from sie_spark.gradients.forms import Dense, Form
-from sie_spark.gradients.independence import Look, Seen, check_loss, check_samples
+from sie_spark.gradients.independence import (
+    Seen,
+    Widened,
+    check_loss,
+    check_samples,
+    check_widened,
+    not_widened,
+)
 from sie_spark.gradients.losses import check_shape, head_gradients, joined_output
 from sie_spark.gradients.quantities import Gradients, Measured, Quantity, Trace, by_key, merge
 from sie_spark.gradients.registry import Call, find_rule, refusal
@@ -59,6 +66,10 @@ class Engine:
     The first batch, and one that is twice as large as those before, is measured several times over to try
     whether samples are independent (:func:`~sie_spark.gradients.independence.check_samples`). That costs about
     four passes of one block of the batch; keep the engine between batches.
+
+    A layer that is called with one row for the whole batch (position ids [1, T], as in stock transformers) is
+    given that row once for each sample during the pass, where every input has its samples first and the probe
+    shows that this changes nothing in the model; otherwise it is refused.
 
     Parameters
     ----------
@@ -111,6 +122,7 @@ class Engine:
             self.layers[layer_name], self._own[layer_name] = layer, own
         self._identity = frozenset(id(p) for p in model.parameters() if p.requires_grad)
         self._probed = 0
+        self._widen: frozenset[str] = frozenset()
 
     def __call__(self, inputs: Inputs, loss: Loss, *quantities: Quantity) -> Result:
         """Measure ``quantities`` for one batch. See :func:`per_sample`."""
@@ -119,7 +131,7 @@ class Engine:
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
             parts = self._split(inputs)
             self._probe(parts[0])
-            blocks = [record(self.layers, partial(self.model, **part)) for part in parts]
+            blocks = [self._record(part) for part in parts]
             # The loss sees the whole batch, cut off from the graphs of the blocks.
             output = joined_output([block_output for block_output, _ in blocks]).requires_grad_()
             losses = loss(output.clone())
@@ -196,34 +208,67 @@ class Engine:
         if n < 2 or n < 2 * self._probed:
             return
 
-        def precise() -> Look:
-            twin = copy.deepcopy(self.model).double()
-            return Engine(twin, materialise=self.materialise, block=self.block)._look
+        def precise() -> Engine:
+            twin = Engine(copy.deepcopy(self.model).double(), materialise=self.materialise, block=self.block)
+            twin._widen = self._widen
+            return twin
 
-        check_samples(self._look, part, rows=rows, precise=precise)
+        proven = self._widen
+        if rows is not None:
+            self._widen |= self._shared(part)
+        try:
+            if self._widen:
+                check_widened(self._look_widened, part, precise=lambda: precise()._look_widened)
+            check_samples(self._look, part, rows=rows, precise=lambda: precise()._look)
+        except BaseException:
+            self._widen = proven
+            raise
         self._probed = n
+
+    def _record(self, inputs: Inputs) -> tuple[Tensor, list[Recorded]]:
+        run = partial(self.model, **inputs)
+        return record(self.layers, run, widen=self._widen, samples=self._samples(inputs))
+
+    def _shared(self, inputs: Inputs) -> frozenset[str]:
+        """Layers that a forward pass calls with one row for the whole batch, and that reach its output."""
+        output, calls = record(self.layers, partial(self.model, **inputs))
+        joined_output([output])
+        used = prove_coverage(output, calls, self._names)
+        return frozenset(call.name for call in used if call.shared)
+
+    def _look_widened(self, inputs: Inputs, factor: Tensor) -> Widened:
+        """Outputs without and with widening, and the gradients that arrive in every widened call."""
+        plain = joined_output([record(self.layers, partial(self.model, **inputs))[0]])
+        names = tuple(sorted(self._widen))
+        try:
+            output, calls = self._record(inputs)
+        except UnsupportedLayer:
+            raise
+        except Exception as error:  # whatever the model's own code makes of one row more
+            raise not_widened(names, len(plain), f"fails: {error}") from error
+        joined = joined_output([output])
+        used = [call for call in prove_coverage(output, calls, self._names) if call.widened]
+        heads = [_head(joined, None), _head(joined, factor if len(factor) == len(joined) else None)]
+        before, after = _backward(output, heads, used)
+        return Widened(plain, joined, names, tuple(call.name for call in used), before, after)
 
     def _look(self, inputs: Inputs, factor: Tensor | None) -> Seen:
         """Outputs, and the gradient norms of a weighted sum of each sample's outputs: of the model, without a loss."""
-        output, calls = record(self.layers, partial(self.model, **inputs))
+        output, calls = self._record(inputs)
         joined = joined_output([output])
         n = len(joined)
-        flat = joined.reshape(n, -1)
-        # Unequal weights: entries that always add up to one would have no gradient.
-        weights = torch.linspace(1, 2, flat.shape[1]).to(joined)
-        share = (torch.ones(n) if factor is None else factor).to(joined).unsqueeze(1)
-        head = (share * weights).view_as(joined)
         used = prove_coverage(output, calls, self._names)
-        (deltas,) = _backward(output, [head], used)
+        (deltas,) = _backward(output, [_head(joined, factor)], used)
         with torch.no_grad(), torch.autocast(joined.device.type, enabled=False):
             zeros = torch.zeros(n, dtype=_accumulation(joined.dtype), device=joined.device)
             forms, squares = self._forms(used, deltas, {}, zeros), Squares()
             columns = [squared_norm(forms[k], squares) if k in forms else zeros for k in self.parameters]
             norms = torch.stack(columns, dim=1) if columns else zeros.unsqueeze(1)
-            norms = norms / share.to(norms).square()
+            if factor is not None:
+                norms = norms / factor.to(norms).square().unsqueeze(1)
         dtypes = {joined.dtype, *(call.dtype for call in used)}
         return Seen(
-            output=flat,
+            output=joined.reshape(n, -1),
             norms=norms,
             parameters=tuple(self.parameters),
             reads=[(call.name, [x.detach() for x in call.tensors()]) for call in used],
@@ -343,11 +388,24 @@ def _uncovered(layer_name: str, layer: nn.Module, own: Mapping[str, str]) -> Uns
     )
 
 
+def _head(output: Tensor, factor: Tensor | None) -> Tensor:
+    """The gradient in the outputs of a weighted sum of each sample's own, times ``factor``, [N]."""
+    n = len(output)
+    flat = output.reshape(n, -1)
+    # Unequal weights: entries that always add up to one would have no gradient.
+    weights = torch.linspace(1, 2, flat.shape[1]).to(output)
+    share = (torch.ones(n) if factor is None else factor).to(output).unsqueeze(1)
+    return (share * weights).view_as(output)
+
+
 def _not_samples(name: str, leading: int, n: int) -> UnsupportedLayer:
     return UnsupportedLayer(
         f"layer {name!r} was called with first dimension {leading} for {n} samples",
-        remedy="give every layer tensors [N, ...], sample first: expand shared inputs (positions) to the batch "
-        "and keep sequences unflattened",
+        remedy="expand what the batch shares (positions) to [N, ...] before the layer; the engine does so itself "
+        "only where every input of the model has its samples first, and block is not None"
+        if leading == 1
+        else "give every layer tensors [N, ...], sample first; what the batch shares (positions) as one row, "
+        "[1, ...]; keep sequences unflattened",
     )
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sie_spark.gradients.errors import UnsupportedLayer, UnsupportedLoss
 
-__all__ = ["Look", "Seen", "check_loss", "check_samples"]
+__all__ = ["Look", "Seen", "Widened", "check_loss", "check_samples", "check_widened", "not_widened"]
 
 Inputs = Mapping[str, Tensor]
 
@@ -45,9 +47,35 @@ class Seen:
     eps: float
 
 
+@dataclass(frozen=True, eq=False)
+class Widened:
+    """A batch without and with widening: calls of one row for all samples given one row for each.
+
+    Attributes
+    ----------
+    plain, output:
+        what the model returns of its N samples, [N, ...], without and with widening.
+    names:
+        of the layers that are widened.
+    layers:
+        name of the layer of every widened call that reaches the output.
+    before, after:
+        gradient that arrives in every call's output, [N, ...], with one weight for all samples' losses, and with
+        factors on them.
+    """
+
+    plain: Tensor
+    output: Tensor
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    before: Sequence[Tensor]
+    after: Sequence[Tensor]
+
+
 # One run. The second argument multiplies each sample's share of the summed loss, [N] (None: ones); the norms
 # that come back are divided by it again, so that it changes nothing where samples are independent.
 Look = Callable[[Inputs, Tensor | None], Seen]
+LookWidened = Callable[[Inputs, Tensor], Widened]
 # Some rows of a run.
 Part = tuple[Seen, Tensor]
 
@@ -109,16 +137,89 @@ def check_samples(look: Look, inputs: Inputs, *, rows: int | None, precise: Call
     UnsupportedLayer
         naming a sample, what of it changed, and the layer before which samples are mixed.
     """
-    found = next(_differences(look, inputs, rows, strict=True), None)
+    _refuse(partial(_differences, rows=rows), look, inputs, precise)
+
+
+def check_widened(look: LookWidened, inputs: Inputs, *, precise: Callable[[], LookWidened]) -> None:
+    """Compare a batch without and with widening; prove that each row of a widened call serves its sample alone.
+
+    The output must stay what it was. A factor on a sample's loss must multiply the gradient that arrives in
+    that sample's row of every widened call, and no other: then that gradient is the sample's own. Rounding is
+    told from differences as by :func:`check_samples`.
+
+    Parameters
+    ----------
+    look:
+        runs the model both ways; the factors on the samples' losses are its second argument.
+    inputs:
+        of one batch of N samples, all sample-first (numbers apart).
+    precise:
+        builds ``look`` in double precision.
+
+    Raises
+    ------
+    UnsupportedLayer
+        naming the layer, and what one row a sample does to the model.
+    """
+    _refuse(_widened_differences, look, inputs, precise)
+
+
+def not_widened(layers: Sequence[str], n: int, why: str) -> UnsupportedLayer:
+    """The error for calls of one row for all samples when the model does not take one row for each."""
+    return UnsupportedLayer(
+        f"layer {' or '.join(map(repr, layers))} was called with first dimension 1 for {n} samples, "
+        f"and giving it one row for each sample {why}",
+        remedy="expand what the batch shares (positions) to [N, ...] before the layer, and use its output "
+        "sample first: no [0], repeat or sum over its first dimension",
+    )
+
+
+def _refuse(
+    find: Callable[..., Iterator[UnsupportedLayer]],
+    look: Any,
+    inputs: Inputs,
+    precise: Callable[[], Any],
+) -> None:
+    """Raise the first difference that is still found in double precision."""
+    found = next(find(look, inputs, strict=True), None)
     if found is None:
         return
     doubled = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
     try:
-        found = next(_differences(precise(), doubled, rows, strict=False), None)
+        found = next(find(precise(), doubled, strict=False), None)
     except (RuntimeError, TypeError):  # the model cannot be copied, or insists on its own precision
-        found = next(_differences(look, inputs, rows, strict=False), None)
+        found = next(find(look, inputs, strict=False), None)
     if found is not None:
         raise found
+
+
+def _widened_differences(look: LookWidened, inputs: Inputs, *, strict: bool) -> Iterator[UnsupportedLayer]:
+    n = max(len(x) for x in inputs.values() if x.dim())
+    factor = _factors(n)
+    seen = look(inputs, factor)
+    eps = torch.finfo(seen.output.dtype).eps
+    tolerance = min(16 * eps, math.sqrt(eps)) if strict else math.sqrt(eps)
+    if seen.plain.shape != seen.output.shape or len(seen.plain) != n:
+        shapes = f"{list(seen.output.shape)} for {list(seen.plain.shape)}"
+        yield not_widened(seen.names, n, f"makes the model return {shapes}")
+        return
+    plain, output = _flat(seen.plain), _flat(seen.output)
+    moved = _moved(plain, output, _usual(plain), tolerance)
+    if moved is not None:
+        yield not_widened(
+            seen.names,
+            n,
+            f"changes what the model returns of sample {moved[0]}: {output[moved]:.6g} for {plain[moved]:.6g}",
+        )
+    for layer, before, after in zip(seen.layers, seen.before, seen.after, strict=True):
+        if before.shape[:1] != (n,):
+            yield not_widened([layer], n, f"makes it return {list(before.shape)}")
+            return
+        expected = _flat(before)
+        found = _flat(after) / factor.to(expected).unsqueeze(1)
+        moved = _moved(expected, found, _usual(expected), tolerance)
+        if moved is not None:
+            yield not_widened([layer], n, f"mixes them: others read the row of sample {moved[0]}")
 
 
 def check_loss(losses: Tensor, output: Tensor, heads: Sequence[Tensor]) -> None:
@@ -160,7 +261,7 @@ def check_loss(losses: Tensor, output: Tensor, heads: Sequence[Tensor]) -> None:
         )
 
 
-def _differences(look: Look, inputs: Inputs, rows: int | None, *, strict: bool) -> Iterator[UnsupportedLayer]:
+def _differences(look: Look, inputs: Inputs, *, rows: int | None, strict: bool) -> Iterator[UnsupportedLayer]:
     """Every difference, as the error that names it; ``strict`` counts last bits where operations are the same."""
     if rows is not None:
         inputs = _take(inputs, torch.arange(rows))  # all runs read tensors that are aligned alike
