@@ -178,7 +178,7 @@ class Fit(ABC):
         """Its name with its options, as it stands in a path: equal keys are fitted once."""
         options: list[str] = []
         if is_dataclass(self):
-            options = [_text(getattr(self, option.name)) for option in fields(self)]
+            options = [_text(getattr(self, option.name), option.name) for option in fields(self)]
         whole = "-".join([self.name, *filter(None, options)])
         if len(whole) <= LONGEST:
             return whole
@@ -217,7 +217,9 @@ class Fit(ABC):
         return []
 
 
-def _text(option: object) -> str:
+def _text(option: object, name: str = "") -> str:
+    if isinstance(option, bool):
+        return name if option else ""
     if isinstance(option, tuple):
         return "+".join(map(_text, option))
     return option.key if isinstance(option, Fit) else str(option)
