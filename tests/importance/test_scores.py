@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,107 +17,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.encoded_samples import SPEC, planted_rows, settings, write_samples
+from helpers.scored_rows import (
+    GIVEN,
+    KNOWN,
+    SETTINGS,
+    batch_of,
+    fitted,
+    fresh,
+    models_of,
+    scored,
+    validation_rows,
+)
 from sie_spark.gradients import Engine, Norms, UnsupportedParameter
 from sie_spark.importance import SCORERS, Given, ModelRef
 from sie_spark.importance.artefacts import digests
-from sie_spark.importance.contracts import Fit, Scorer, State, state_from_bytes, state_to_bytes
+from sie_spark.importance.contracts import Fit, state_from_bytes
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
 from sie_spark.importance.plan import make_plan
-from sie_spark.importance.worker import FitRows, Loaded, Pass, ScoreRows, build_engine, joined, look
+from sie_spark.importance.worker import FitRows, Loaded, Pass, ScoreRows, build_engine, look
 from sie_spark.models import Batch, build_model
 from sie_spark.models.cache import CACHE
-from sie_spark.models.registry import MODELS
 from sie_spark.models.store import PILOT, REFERENCE, load_model, save_model
-from sie_spark.platform.config import Importance, Model
+from sie_spark.platform.config import Importance
 from sie_spark.platform.errors import ConfigError, DataError, ModelError, StageOrderError
 from sie_spark.platform.root import Root
 
-LATE = f"{REFERENCE}@1"
-KNOWN = {
-    name: ModelRef(name, "", "", rate)
-    for name, rate in ((PILOT, 0.0), (REFERENCE, 0.0), (LATE, 0.01), (f"{REFERENCE}@2", 0.005))
-}
-GIVEN = Given(KNOWN, inputs=SPEC)
-KIND = {MODELS[name]: name for name in ("lr", "deepfm", "dcnv2")}
 ALL = sorted(SCORERS)
-SETTINGS = Model(embedding_dim=4, hidden=[8], cross_layers=1)
-
-
-def batch_of(rows: int = 40, seed: int = 0) -> Batch:
-    frame = planted_rows(rows, seed=seed)
-    table = pa.table(
-        {
-            "sample_id": pa.array(range(rows), pa.int64()),
-            "label": pa.array(frame["label"], pa.float32()),
-            "cat": pa.array(frame["cat"].tolist(), pa.list_(pa.int32())),
-            "dense": pa.array([list(map(float, x)) for x in frame["dense"]], pa.list_(pa.float32())),
-        }
-    )
-    return Batch.from_arrow(table, SPEC)
-
-
-def fresh(name: str = "dcnv2", seed: int = 0) -> nn.Module:
-    """A model whose output layer has left its start at zero."""
-    model = build_model(SETTINGS.model_copy(update={"name": name}), SPEC, seed=seed).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.add_(0.1 * torch.randn(value.shape, generator=generator))
-    return model
-
-
-def validation_rows() -> Batch:
-    return replace(batch_of(30, seed=9), weight=torch.linspace(0.5, 2.0, 30))
-
-
-def fitted(
-    models: dict[str, nn.Module], names: Iterable[str] = ALL, cuts: Sequence[int] = (0, 11, 30)
-) -> Given:
-    """The artefacts that scorers read of these models, as the partitions between ``cuts`` would make them."""
-    states: dict[str, State] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        known = {name: kept(Path(folder), name, model) for name, model in models.items()}
-        asked = [SCORERS[name] for name in names if set(_models(SCORERS[name])) <= set(models)]
-        for fit in [fit for level in make_plan(asked, GIVEN).levels for fit in level]:
-            given, parts = Given(known, states, GIVEN.settings, SPEC), []
-            for rows in pairwise(cuts) if fit.rows else ():
-                one = fit.open(given)
-                quantities = joined([one.quantities()])
-                loaded = {
-                    name: Loaded(
-                        models[name], SPEC, build_engine(models[name]) if quantities.get(name) else None
-                    )
-                    for name in fit.models()
-                }
-                one.add(look(loaded, validation_rows().take(slice(*rows)), quantities))
-                parts.append(state_from_bytes(state_to_bytes(one.state())))
-            states[fit.key] = fit.finish(fit.merge(parts), given)
-    return replace(GIVEN, states=states)
-
-
-def kept(folder: Path, name: str, model: nn.Module) -> ModelRef:
-    """The model as a file, as fits that work on the driver read it."""
-    settings = SETTINGS.model_copy(update={"name": KIND[type(model)]})
-    uri = save_model(Root(folder), model, arm=name, fingerprint="f", settings=settings, inputs=SPEC)
-    return replace(KNOWN[name], uri=uri, digest=hashlib.sha256(Path(uri).read_bytes()).hexdigest())
-
-
-def _models(scorer: Scorer) -> tuple[str, ...]:
-    levels = make_plan([scorer], GIVEN).levels
-    return (*scorer.models(GIVEN), *(name for level in levels for fit in level for name in fit.models()))
-
-
-def scored(
-    models: dict[str, nn.Module], names: list[str], batch: Batch | None = None
-) -> dict[str, np.ndarray]:
-    given = fitted(models)
-    quantities = joined([SCORERS[name].quantities(given) for name in names])
-    loaded = {
-        name: Loaded(model, SPEC, build_engine(model) if quantities.get(name) else None)
-        for name, model in models.items()
-    }
-    seen = look(loaded, batch_of() if batch is None else batch, quantities)
-    return {name: SCORERS[name].score(seen, given).double().numpy() for name in names}
 
 
 def gradient(model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -209,7 +131,7 @@ def test_conformance(name: str) -> None:
     with torch.no_grad():
         for model in models.values():
             model.output.weight *= 50.0
-    needed = {model: models[model] for model in _models(found) or (PILOT,)}
+    needed = {model: models[model] for model in models_of(found) or (PILOT,)}
     given = fitted(needed, [name])
     assert bool(found.quantities(given)) == found.goes_backward(given)
     assert {fit.key for fit in found.fits(GIVEN)} <= set(given.states)
@@ -220,10 +142,35 @@ def test_conformance(name: str) -> None:
         and found.cost
     )
     zeros, ones = (replace(batch_of(), label=torch.full((40,), y)) for y in (0.0, 1.0))
-    scores = [scored(needed, [name], batch)[name] for batch in (zeros, ones)]
+    scores = [scored(needed, [name], batch, given)[name] for batch in (zeros, ones)]
     assert all(values.shape == (40,) and np.isfinite(values).all() for values in scores)
     assert np.array_equal(*scores) != found.uses_label
     assert found.signed or min(values.min() for values in scores) >= 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_partitions_batches_and_order_change_no_score(name: str) -> None:
+    """To 1e-5 of the largest score: of artefacts that were fitted, and of rows that are scored."""
+    models = {model: fresh(seed=seed) for seed, model in enumerate(KNOWN)}
+    needed = {model: models[model] for model in models_of(SCORERS[name]) or (PILOT,)}
+    rows, batch = validation_rows(), batch_of()
+    expected = scored(needed, [name], batch, fitted(needed, [name], partitions=[rows]))[name]
+    mixed = rows.take(torch.randperm(30, generator=torch.Generator().manual_seed(1)))
+    cuts = [mixed.take(slice(0, 3)), mixed.take(slice(3, 20)), mixed.take(slice(20, 30))]
+    given, order = fitted(needed, [name], partitions=cuts), torch.arange(39, -1, -1)
+    found = [scored(needed, [name], part, given)[name] for part in batch.take(order).split(13)]
+    np.testing.assert_allclose(
+        np.concatenate(found)[order], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("name", [one for one in ALL if set(models_of(SCORERS[one])) - {PILOT}])
+def test_a_model_that_is_lacking_is_said_before_work_starts(name: str) -> None:
+    """Every scorer that reads the reference or its checkpoints says so while the passes are planned."""
+    alone = Given({PILOT: KNOWN[PILOT]})
+    with pytest.raises(ConfigError, match=name) as caught:
+        make_plan([SCORERS[name]], alone).models(alone)
+    assert "reference.fit=true" in caught.value.remedy or "training.keep_epochs" in caught.value.remedy
 
 
 def test_rarity_and_the_a_optimal_norm_equal_their_formulas() -> None:
@@ -503,7 +450,7 @@ def test_scores_against_the_validation_part(make_context: Any) -> None:
         "kept: gradient_dot, tracin"
     ]
     table = context.catalog.read("scores").toPandas().set_index("sample_id")
-    known = score.known_models(context, score.require_model(context.root, PILOT), context.config.training)
+    known = score.knownmodels_of(context, score.require_model(context.root, PILOT), context.config.training)
     assert [model.learning_rate for model in known.values()] == pytest.approx([0.0, 0.0, 0.0075, 0.0025])
     spec_rows = Batch.from_arrow(
         context.catalog.read("samples").where("split = 'validation'").toArrow(), SPEC

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,19 +59,19 @@ class ConjugateDirection(Fit):
         """The direction."""
         reference = given.models[REFERENCE]
         module, _ = CACHE.get(reference.uri, reference.digest, partial(model_from_bytes, where=reference.uri))
-        rows = batch_of(given.states[RowSample("train", self.sample_rows).key])
-        rows = replace(rows, weight=rows.weight / rows.weight.mean())
+        module = copy.deepcopy(module).double()  # conjugate gradients multiply rounding errors
+        rows = in_double(batch_of(given.states[RowSample("train", self.sample_rows).key]))
         parts = list(rows.split(given.settings.micro_batch))
         raw = tuple(given.settings.materialise)
         found = conjugate_gradient(
             GaussNewton(module, [(part.inputs, partial(_losses, part)) for part in parts], materialise=raw),
-            tensors(given.states[ValidationGradient().key]),
+            {name: value.double() for name, value in tensors(given.states[ValidationGradient().key]).items()},
             damping=self.damping * mean_eigenvalue(module, parts, raw),
             max_iterations=self.iterations,
             tolerance=TOLERANCE,
         )
         return {RESIDUAL: np.array(found.report.residuals[-1])} | {
-            name: value.numpy() for name, value in found.x.items()
+            name: value.float().numpy() for name, value in found.x.items()
         }
 
     def cautions(self, state: State) -> list[str]:
@@ -82,6 +83,21 @@ class ConjugateDirection(Fit):
             f"influence_cg: conjugate gradients left {left:.1%} of the validation gradient unexplained after "
             f"{self.iterations} steps; raise importance.iterations or importance.damping."
         ]
+
+
+def in_double(batch: Batch) -> Batch:
+    """The rows with float64 inputs, and weights of mean 1."""
+    inputs = {
+        name: value.double() if value.is_floating_point() else value for name, value in batch.inputs.items()
+    }
+    weight = batch.weight.double()
+    return replace(
+        batch,
+        inputs=inputs,
+        label=batch.label.double(),
+        offset=batch.offset.double(),
+        weight=weight / weight.mean(),
+    )
 
 
 def mean_eigenvalue(module: nn.Module, parts: Sequence[Batch], materialise: tuple[str, ...]) -> float:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from sie_spark.gradients import EKFAC, Basis
 from sie_spark.importance.contracts import Accumulator, Fit, Given, Seen, State, tensors
 from sie_spark.importance.fisher import FisherPass
 from sie_spark.importance.fits.kronecker_factors import KroneckerFactors
 from sie_spark.models.store import REFERENCE
+
+WEIGHT = "_weight"
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,26 @@ class EkfacMoments(Fit):
         return Basis({**self.basis(given).tensors, **tensors(given.states[self.key])})
 
     def finish(self, state: State, given: Given) -> State:
-        """Mean second moments."""
+        """Mean second moments, rows counted by their weight."""
         found = EKFAC.from_state(self.basis(given), tensors(state)).basis().tensors
-        return {name: value.numpy() for name, value in found.items() if name.startswith("values/")}
+        rows_a_weight = float(state["count"]) / float(state[WEIGHT])
+        return {
+            name: (value * rows_a_weight).numpy()
+            for name, value in found.items()
+            if name.startswith("values/")
+        }
 
 
 class _Moments(Accumulator):
     def __init__(self, model: str, basis: Basis, given: Given) -> None:
         self.found = EKFAC(basis)
         self.fisher = FisherPass(model, given.settings)
+        self.weight = 0.0
 
     def add(self, seen: Seen) -> None:
         self.fisher(seen, self.found)
+        self.weight += float(seen.batch.weight.double().sum())
 
     def state(self) -> State:
-        return {name: value.numpy() for name, value in self.found.state().items()}
+        moments = {name: value.numpy() for name, value in self.found.state().items()}
+        return moments | {WEIGHT: np.array(self.weight)}
