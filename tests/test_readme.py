@@ -9,12 +9,17 @@ import yaml
 
 from helpers.logs import rows, write
 from sie_spark.features import encode
+from sie_spark.importance import catalogue
 from sie_spark.impressions import impressions
 from sie_spark.ingest import ingest
 
 README = Path(__file__).parents[1] / "README.md"
 START = 1_709_251_200_000  # 2024-03-01 00:00 UTC
 HOUR = 3_600_000
+
+
+def test_readme_lists_every_score_as_it_describes_itself() -> None:
+    assert catalogue.table() in README.read_text(encoding="utf-8"), "python -m sie_spark.importance.catalogue"
 
 
 def record(event: str, ts: int, sku: str, **values: object) -> dict:

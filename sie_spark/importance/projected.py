@@ -14,7 +14,10 @@ from sie_spark.models.store import REFERENCE
 
 
 class Projected(Scorer):
-    """``(p - y) <phi, (C + damping)^-1 t>``: phi projects ``d logit / d theta``, t is the mean of ``(p - y) phi`` over validation rows."""
+    """``(p - y) <phi, (C + damping)^-1 t>``, of the reference before its refit.
+
+    phi projects ``d logit / d theta``; t is the mean of ``(p - y) phi`` over validation rows.
+    """
 
     curvature: ClassVar[Literal["kernel", "fisher"]]
     uses: ClassVar[tuple[Use, ...]] = ("audit",)

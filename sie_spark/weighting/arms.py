@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sie_spark.importance.needs import check_needs
 from sie_spark.importance.registry import SCORERS
 from sie_spark.platform.config import Config
 from sie_spark.platform.config.base import Settings, validate
@@ -120,6 +121,7 @@ class Arm:
             "id_floor": self.id_floor,
             "assumption": self.policy.assumption,
             "price": self.policy.price,
+            "misuse": misuse(self.policy, self.score),
             "biased": self.policy.biased,
             "corrects_by": self.policy.corrects_by,
             "constants": self.constants,
@@ -183,6 +185,12 @@ def _check(plan: Plan, config: Config) -> None:
             f"{where}: '{plan.score}' looks at the label, and an offset made of it, as by policy '{name}', would be wrong",
             remedy=f"choose one that does not ({free}), or null, or weighting.policy=horvitz_thompson",
         )
+    if scorer and scorer.signed and not plan.policy.signed:
+        able = ", ".join(sorted(one for one in SCORERS if not SCORERS[one].signed))
+        raise ConfigError(
+            f"{where}: '{plan.score}' may be negative, and policy '{name}' makes probabilities of it",
+            remedy=f"choose one that is not ({able}), or null",
+        )
     if plan.unit == "request" and not plan.policy.by_request:
         able = ", ".join(sorted(one for one in POLICIES if POLICIES[one].by_request))
         raise ConfigError(
@@ -192,10 +200,27 @@ def _check(plan: Plan, config: Config) -> None:
         )
 
 
+def misuse(policy: WeightPolicy, score: str | None) -> str:
+    """Why the score is the wrong one for what the policy does with it; an empty text where it will do."""
+    scorer = SCORERS[score] if score else None
+    if scorer is None or policy.use in scorer.uses:
+        return ""
+    words = {"subsample": "draws rows by it", "weight": "makes weights of it"}
+    able = sorted(one for one in SCORERS if policy.use in SCORERS[one].uses)
+    label = (
+        " It depends on the label: rows that are wrong or hard by chance come first."
+        if scorer.uses_label
+        else ""
+    )
+    return (
+        f"score '{score}' is meant for: {', '.join(scorer.uses)}; policy '{policy.name}' {words[policy.use]}.{label}"
+        f" Made for that: {', '.join(able)}"
+    )
+
+
 def check_choices(config: Config) -> None:
-    """Raise :class:`ConfigError` for scorers, and policies with their scores and options, that do not fit."""
-    for name in config.scorers:
-        SCORERS[name]  # an unknown name is refused
+    """Raise :class:`ConfigError` for scorers that lack something, and for policies whose scores or options do not fit."""
+    check_needs(config)
     asked = next((plan for plan in planned(config) if isinstance(plan.budget, str)), None)
     if asked and not config.fits_reference:
         raise ConfigError(

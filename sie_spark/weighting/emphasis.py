@@ -33,6 +33,7 @@ class Emphasis(WeightPolicy):
     reads = ("p",)
     takes = "any"
     biased = True
+    use = "weight"
     options: ClassVar[type[Settings]] = Options
     corrects_by = "none"
 

@@ -29,6 +29,8 @@ class WeightPolicy(ABC):
         which score an arm may name: any, one that does not depend on the label, or none (it is not looked at).
     signed:
         whether the score may be negative.
+    use:
+        what the score is used for: a scorer says which uses it is good for, and another one is warned of.
     options:
         settings of the formula, ``weighting.options``.
     fallback:
@@ -49,6 +51,7 @@ class WeightPolicy(ABC):
     reads: ClassVar[tuple[str, ...]]
     takes: ClassVar[Literal["any", "label-free", "none"]] = "none"
     signed: ClassVar[bool] = False
+    use: ClassVar[Literal["subsample", "weight"]] = "subsample"
     options: ClassVar[type[Settings]] = Settings
     fallback: ClassVar[str | None] = None
     biased: ClassVar[bool] = False

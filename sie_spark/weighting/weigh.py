@@ -153,6 +153,8 @@ def _cautions(arms: dict[str, dict[str, Any]]) -> list[str]:
                 f"Policy '{arm['policy']}' of arm '{name}' is biased: what it keeps or weighs depends on the score, and"
                 f" nothing corrects for it. Measured: {arm['price']}."
             )
+        if arm["misuse"]:
+            said.append(f"Arm '{name}': {arm['misuse']}.")
         if arm["note"]:
             said.append(f"Arm '{name}': {arm['note']}.")
         if miscounted(arm):

@@ -33,12 +33,14 @@ from sie_spark.importance import SCORERS, Given, ModelRef
 from sie_spark.importance.artefacts import digests
 from sie_spark.importance.contracts import Fit, state_from_bytes
 from sie_spark.importance.fits.validation_gradient import ValidationGradient
+from sie_spark.importance.needs import check_needs
 from sie_spark.importance.plan import make_plan
 from sie_spark.importance.worker import FitRows, Loaded, Pass, ScoreRows, build_engine, look
 from sie_spark.models import Batch, build_model
 from sie_spark.models.cache import CACHE
 from sie_spark.models.store import PILOT, REFERENCE, load_model, save_model
-from sie_spark.platform.config import Importance
+from sie_spark.platform.config import Config, Importance
+from sie_spark.platform.config.base import validate
 from sie_spark.platform.errors import ConfigError, DataError, ModelError, StageOrderError
 from sie_spark.platform.root import Root
 
@@ -206,6 +208,29 @@ def test_tracin_says_what_it_lacks() -> None:
     with pytest.raises(ConfigError) as caught:
         make_plan([SCORERS["tracin"]], Given({REFERENCE: KNOWN[REFERENCE]}))
     assert "training.keep_epochs" in caught.value.remedy
+
+
+def test_needs_are_looked_for_before_a_run_starts() -> None:
+    """A reference that is not fitted, epochs that are not kept, a validation part that there will not be."""
+
+    def config(*names: str, **sections: Any) -> Config:
+        return validate(Config, settings(importance={"scorers": list(names)}, **sections), where="test")
+
+    check_needs(config("loss", "gradient_dot"))
+    check_needs(config("tracin", training={"keep_epochs": [1]}))
+    dataset = settings()["dataset"] | {"split": {"validation_fraction": 0}}
+    for made, said, remedy in (
+        (config("tracin"), "kept none", "training.keep_epochs"),
+        (config("trak", arms={"full": None}), "'trak' reads model 'reference'", "reference.fit=true"),
+        (
+            config("rank_average", "logra", dataset=dataset),
+            "'logra' reads validation rows",
+            "validation_fraction",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=said) as caught:
+            check_needs(made)
+        assert remedy in caught.value.remedy
 
 
 class Base(Fit):

@@ -16,7 +16,7 @@ from sie_spark.platform.config import Config
 from sie_spark.platform.config.base import validate
 from sie_spark.platform.errors import ConfigError
 from sie_spark.weighting import NUMPY, POLICIES, Row
-from sie_spark.weighting.arms import Arm, planned, solve_arms
+from sie_spark.weighting.arms import Arm, misuse, planned, solve_arms
 from sie_spark.weighting.solving_sample import SolvingSample
 
 NAMES = sorted(POLICIES)
@@ -288,6 +288,18 @@ def test_what_an_offset_may_not_rest_on_is_refused() -> None:
         assert not (able and POLICIES[name].corrects_by == "offset")
         with nullcontext() if able else pytest.raises(ConfigError, match="whole requests"):
             solved(rows(), policy=name, unit="request")
+
+
+def test_a_score_is_used_for_what_it_is_made_for_or_that_is_said() -> None:
+    """Each decision has its quantities: loss is no weight, influence is no probability, norms are both."""
+    with pytest.raises(ConfigError, match="'gradient_dot' may be negative") as caught:
+        solved(rows(), policy="horvitz_thompson", score="gradient_dot")
+    assert "logit_grad_norm" in caught.value.remedy
+    said = misuse(POLICIES["exp_score"], "loss")
+    assert "meant for: audit" in said and "makes weights" in said and "logit_grad_norm" in said
+    assert "depends on the label" in misuse(POLICIES["horvitz_thompson"], "loss")
+    assert misuse(POLICIES["horvitz_thompson"], "error") == misuse(POLICIES["exp_score"], "entropy") == ""
+    assert misuse(POLICIES["top"], None) == ""
 
 
 @pytest.mark.parametrize("name", NAMES)

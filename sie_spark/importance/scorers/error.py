@@ -11,7 +11,7 @@ from sie_spark.models.store import PILOT
 
 @register_scorer
 class Error(Scorer):
-    """``|p - y|``."""
+    """``|p - y|``: the size of d loss / d logit, and EL2N of a single-logit model."""
 
     name = "error"
     version = 1

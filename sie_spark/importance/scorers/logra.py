@@ -8,7 +8,7 @@ from sie_spark.importance.registry import register_scorer
 
 @register_scorer
 class LoGra(Projected):
-    """``Projected`` with C the mean Fisher matrix of the projections."""
+    """As ``trak``, with C the mean of ``p (1 - p) phi phi^T``: influence with a Fisher matrix of low rank."""
 
     name = "logra"
     citation = "LoGra, Choe et al. 2024"

@@ -8,7 +8,10 @@ from sie_spark.importance.registry import register_scorer
 
 @register_scorer
 class Trak(Projected):
-    """``Projected`` with C the mean of ``phi phi^T``: the logit as a linear function of projected parameters."""
+    """``(p - y) <phi, (C + damping)^-1 t>``: phi a projection of ``d logit / d theta``, C the mean of ``phi phi^T``.
+
+    t is the mean of ``(p - y) phi`` over validation rows. The logit is taken as linear in projected parameters.
+    """
 
     name = "trak"
     citation = "TRAK, Park et al. 2023, with one model"
