@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sie_spark.features.samples import encoder, part_rows
 from sie_spark.importance.artefacts import digests, fit_all, there, warnings_of
 from sie_spark.importance.contracts import Given, ModelRef, Scorer
+from sie_spark.importance.drift import Drift, find_drift
+from sie_spark.importance.fits.row_sample import PURPOSE, SEED
 from sie_spark.importance.plan import Plan, make_plan, version_of
 from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import PROBABILITY, Pass, ScoreRows, build_engine, score_column
@@ -26,17 +28,19 @@ from sie_spark.models.store import (
     load_model,
     require_model,
 )
+from sie_spark.platform.catalog import dates_predicate
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Training
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
+from sie_spark.platform.draws import at_most
 from sie_spark.platform.errors import RowIdentityError, workers
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 from sie_spark.training.tuning import fit_settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 CODE = ("sie_spark.importance", "sie_spark.gradients")
 VERSIONS = "scorer_versions"  # column: name of a score -> version of what made it
@@ -45,8 +49,9 @@ VERSIONS = "scorer_versions"  # column: name of a score -> version of what made 
 def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     """Write ``scores``: one row for every row that a fit may take, a column a scorer.
 
-    A column whose scorer, models, artefacts and rows are those that made it is taken over as it is. With
-    ``plan_only`` the plan is printed, and nothing is done.
+    A column whose scorer, models, artefacts and rows are those that made it is taken over as it is. Where the models
+    stay as they are (``reference.refit_after``), and only some dates of the samples were written since, only these
+    are scored, with the artefacts that there are. With ``plan_only`` the plan is printed, and nothing is done.
     """
     samples = ctx.catalog.ref("samples")
     pilot = require_model(ctx.root, PILOT)
@@ -56,21 +61,24 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     known = known_models(ctx, pilot, fit_settings(ctx, samples, encoded).training)
     given = Given(known, settings=ctx.config.importance, inputs=inputs_of_rows)
     code = model_code(ctx.config.model, *CODE)
-    work = _work(
-        ctx,
-        wanted,
-        given,
-        base=digest([samples.content, encoded, ctx.config.training.parts]),
-        code=code_digest(*sorted(code)),
-    )
+    rows_of = digest([encoded, ctx.config.training.parts])
+    standing = _standing(ctx, samples, known, rows_of)
+    work = _work(ctx, wanted, given, base=standing.base, code=code_digest(*sorted(code)))
+    if standing.dates and (work.plan.scorers or work.probability):  # a column that no row has yet
+        standing = _Standing(_base(samples, rows_of))
+        work = _work(ctx, wanted, given, base=standing.base, code=code_digest(*sorted(code)))
     if plan_only:
         table = work.plan.rows(given, there(ctx, work.plan, work.artefacts))
         ctx.progress.table("sie score --plan", ["pass", "rows", "models", "how", "state"], table)
         return StageResult({"samples": samples}, details={"plan": table}, skipped=True)
 
-    fingerprint = ctx.fingerprint("score", code=code, base=work.base, versions=work.versions)
+    fingerprint = ctx.fingerprint(
+        "score", code=code, base=work.base, versions=work.versions, samples=samples.content
+    )
     inputs = {"samples": samples}
-    details = ctx.finished("score", fingerprint, table="scores")
+    details = ctx.finished(
+        "score", fingerprint, table="scores", scope=ctx.load_details("score").get("scope", "")
+    )
     if details is not None:
         scores = ctx.catalog.ref("scores")
         return StageResult(
@@ -89,29 +97,45 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         inputs=inputs_of_rows,
         settings=settings,
     )
-    artefacts = fit_all(ctx, work.plan, shared, samples, work.artefacts)
-    names = {*work.plan.models(given), *([PILOT] if work.probability else [])}
+    where = standing.where
+    plan = make_plan(wanted, given) if where else work.plan
+    probability = work.probability or bool(where)
+    artefacts = fit_all(ctx, plan, shared, samples, work.artefacts)
+    names = {*plan.models(given), *([PILOT] if probability else [])}
     function = ScoreRows(
         replace(shared, models=tuple(known[name] for name in known if name in names), artefacts=artefacts),
-        tuple(scorer.name for scorer in work.plan.scorers),
-        PILOT if work.probability else None,
+        tuple(scorer.name for scorer in plan.scorers),
+        PILOT if probability else None,
     )
-    written, counts = _write(ctx, _rows(ctx, samples, work), function, work.versions, fingerprint)
+    rows = _rows(ctx, samples, work)
+    if where:
+        ctx.progress.say(f"score: rows of {standing.scope} alone; the models stay")
+        rows = part_rows(ctx, samples.version, ctx.config.training.parts).where(where)
+    written, counts = _write(
+        ctx, rows, function, work.versions, fingerprint=fingerprint, where=where, scope=standing.scope
+    )
     if counts["read"] != counts["written"]:
         raise RowIdentityError(
             f"score read {counts['read']} rows and wrote {counts['written']}",
             remedy="run 'sie score --set run.force=true'; if it persists, report it with the model's class",
         )
+    cautions = warnings_of(ctx, make_plan(wanted, given), work.artefacts)
+    drift = _drift(ctx, samples, shared, where) if where else None
     details = {
-        "rows": counts["written"],
+        "rows": written.rows,
         "scorers": [scorer.name for scorer in wanted],
         "versions": work.versions,
         "computed": function.columns,
         "base": work.base,
         "made_by": fingerprint,
-        "summary": counts["summary"],
+        "summary": _summary_of(ctx, work.versions) if where else counts["summary"],
         "encoder": encoded,
-        "cautions": warnings_of(ctx, make_plan(wanted, given), work.artefacts),
+        "samples": samples.content,
+        "rows_of": rows_of,
+        "models": {name: model.digest for name, model in known.items()},
+        "scope": standing.scope,
+        "drift": drift.as_dict() if drift else {},
+        "cautions": [*cautions, *(drift.cautions() if drift else [])],
         "seconds": time.monotonic() - began + _seconds_before(ctx, work),
     }
     ctx.save_details("score", details, fingerprint=fingerprint)
@@ -138,6 +162,62 @@ def known_models(ctx: Context, pilot: SavedModel, settings: Training) -> dict[st
 
 def _ref(name: str, path: str, rate: float) -> ModelRef:
     return ModelRef(name, path, hashlib.sha256(read_bytes(path)).hexdigest(), rate)
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What the scores that there are rest on: ``base`` names rows and encoder; ``dates`` were written since."""
+
+    base: str
+    dates: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def where(self) -> str | None:
+        """A predicate over ``event_date``; None where all rows are to be scored."""
+        return " OR ".join(f"({dates_predicate(*span)})" for span in self.dates) or None
+
+    @property
+    def scope(self) -> str:
+        """The dates as a commit names them."""
+        return ", ".join("..".join(span) for span in self.dates)
+
+
+def _base(samples: TableRef, rows_of: str) -> str:
+    return digest([samples.content, rows_of])
+
+
+def _standing(ctx: Context, samples: TableRef, known: Mapping[str, ModelRef], rows_of: str) -> _Standing:
+    """Whether scores that were made of earlier samples stay, and which dates they lack."""
+    earlier, fresh = ctx.load_details("score"), _Standing(_base(samples, rows_of))
+    models = {name: model.digest for name, model in known.items()}
+    if ctx.config.run.force or earlier.get("rows_of") != rows_of or earlier.get("models") != models:
+        return fresh
+    if earlier["samples"] == samples.content:
+        return _Standing(earlier["base"])
+    if ctx.config.reference.refit_after is None:
+        return fresh
+    dates = ctx.catalog.dates_since("samples", earlier["samples"])
+    return _Standing(earlier["base"], tuple(dates)) if dates else fresh
+
+
+def _drift(ctx: Context, samples: TableRef, shared: Pass, where: str) -> Drift:
+    """New dates against the others: their scores, and how well the reference (or the pilot) ranks their rows."""
+    from pyspark.sql import functions as F
+
+    name = next(model.name for model in reversed(shared.known) if model.name in (PILOT, REFERENCE))
+    rows = part_rows(ctx, samples.version, ctx.config.training.parts)
+    rows = rows.withColumn("new", F.expr(where)).where("new OR split = 'validation'")
+    rows, _ = at_most(rows, ctx.config.importance.fit_rows, seed=SEED, purpose=PURPOSE)
+    model = tuple(model for model in shared.known if model.name == name)
+    judged = score_rows(rows, ScoreRows(replace(shared, models=model), (), name))
+    scores = ctx.catalog.read("scores", version=ctx.catalog.version("scores"))
+    columns = [column for column in scores.columns if column == PROBABILITY or column.startswith("score_")]
+    with workers(
+        "looking for drift",
+        remedy="mend what the message names, and run 'sie score' again",
+        otherwise="look at the executors' logs for the task that failed",
+    ):
+        return find_drift(scores, where, columns, judged)
 
 
 @dataclass(frozen=True)
@@ -176,7 +256,7 @@ def _held(ctx: Context, base: str) -> dict[str, str]:
     details = ctx.load_details("score")
     if ctx.config.run.force or details.get("base") != base or not ctx.catalog.exists("scores"):
         return {}
-    made = ctx.catalog.fingerprint("scores") == details.get("made_by")
+    made = ctx.catalog.fingerprint("scores", scope=details.get("scope", "")) == details.get("made_by")
     return dict(details["versions"]) if made else {}
 
 
@@ -195,34 +275,63 @@ def _rows(ctx: Context, samples: TableRef, work: _Work) -> DataFrame:
 
 
 def _write(
-    ctx: Context, rows: DataFrame, function: ScoreRows, versions: Mapping[str, str], fingerprint: str
+    ctx: Context,
+    rows: DataFrame,
+    function: ScoreRows,
+    versions: Mapping[str, str],
+    *,
+    fingerprint: str,
+    where: str | None,
+    scope: str,
 ) -> tuple[TableRef, dict[str, Any]]:
     from pyspark.sql import Observation
     from pyspark.sql import functions as F
 
     read, wrote = Observation("score_read"), Observation("score_written")
-    names = [PROBABILITY, *(score_column(name) for name in versions if name != PROBABILITY)]
-    words = {"mean": F.mean, "sd": F.stddev_pop, "min": F.min, "max": F.max}
-    summary = [
-        aggregate(F.col(name)).alias(f"{word}:{name}") for name in names for word, aggregate in words.items()
-    ]
     rows = rows.observe(read, F.count(F.lit(1)).alias("rows"))
     pairs = [F.lit(text) for name in sorted(versions) for text in (name, versions[name])]
     scored = score_rows(rows, function).withColumn(VERSIONS, F.create_map(*pairs))
-    scored = scored.observe(wrote, F.count(F.lit(1)).alias("rows"), *summary)
+    scored = scored.observe(wrote, F.count(F.lit(1)).alias("rows"), *_summary_columns(versions))
     with workers(
         "scoring",
         remedy="mend what the message names; 'sie score' alone repeats only this stage",
         otherwise="look at the executors' logs for the task that failed",
     ):
-        ref = ctx.catalog.replace(scored, "scores", fingerprint=fingerprint, job="score")
+        ref = ctx.catalog.replace(
+            scored, "scores", where=where, fingerprint=fingerprint, job="score", scope=scope
+        )
     found = wrote.get
-    table = {
-        name: {word: float(found[f"{word}:{name}"]) for word in words}
-        for name in names
+    counts = {"read": int(read.get.get("rows") or 0), "written": int(found.get("rows") or 0)}
+    return ref, {**counts, "summary": _summary(versions, found)}
+
+
+def _summary_columns(versions: Mapping[str, str]) -> list[Column]:
+    from pyspark.sql import functions as F
+
+    words = {"mean": F.mean, "sd": F.stddev_pop, "min": F.min, "max": F.max}
+    return [
+        aggregate(F.col(name)).alias(f"{word}:{name}")
+        for name in _columns(versions)
+        for word, aggregate in words.items()
+    ]
+
+
+def _columns(versions: Mapping[str, str]) -> list[str]:
+    return [PROBABILITY, *(score_column(name) for name in versions if name != PROBABILITY)]
+
+
+def _summary(versions: Mapping[str, str], found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Column -> mean, sd, min and max, of those that have rows."""
+    return {
+        name: {word: float(found[f"{word}:{name}"]) for word in ("mean", "sd", "min", "max")}
+        for name in _columns(versions)
         if found.get(f"mean:{name}") is not None
     }
-    return ref, {"read": int(read.get["rows"]), "written": int(found["rows"]), "summary": table}
+
+
+def _summary_of(ctx: Context, versions: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    row = ctx.catalog.read("scores").agg(*_summary_columns(versions)).first()
+    return _summary(versions, row.asDict() if row else {})
 
 
 def score_rows(rows: DataFrame, function: ScoreRows) -> DataFrame:

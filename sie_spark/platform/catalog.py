@@ -179,6 +179,31 @@ class Catalog:
                 return None
         return None
 
+    def dates_since(self, name: str, content: str) -> list[tuple[str, str]] | None:
+        """First and last date of each commit that rewrote some dates since a content; None where one rewrote more.
+
+        Parameters
+        ----------
+        content:
+            of a :class:`TableRef` that was read before.
+        """
+        since = content.partition("-")[0]
+        if not since.isdigit() or not self.exists(name):
+            return None
+        history = self.spark.sql(f"DESCRIBE HISTORY {self.sql_name(name)} LIMIT {RECENT}")
+        commits = history.select("version", "operation", "userMetadata").collect()  # at most RECENT
+        if not any(int(version) == int(since) for version, _, _ in commits):
+            return None
+        found = []
+        for version, operation, text in commits:
+            if int(version) <= int(since) or operation in MAINTENANCE:
+                continue
+            first, dots, last = stamp_of(text).get("scope", "").partition("..")
+            if not dots:
+                return None
+            found.append((first or "0001-01-01", last or "9999-12-31"))
+        return sorted(set(found))
+
     def said(self, name: str, key: str) -> str | None:
         """What the newest data commit that has this key in its stamp says under it, or None."""
         return next((stamp[key] for stamp in self._stamps(name) if key in stamp), None)

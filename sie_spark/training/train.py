@@ -13,6 +13,7 @@ from sie_spark.platform.draws import pilot_sample
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.training.arms import fit_arm, fit_code, up_to_date
+from sie_spark.training.frozen import LAST_DATE, frozen, keep, mark
 from sie_spark.training.tuning import FitSettings, tune
 
 if TYPE_CHECKING:
@@ -25,11 +26,19 @@ def run(ctx: Context) -> StageResult:
     """Search for settings, then fit ``models/reference`` on all training rows and ``models/pilot`` on some of them."""
     table = ctx.catalog.ref("samples")
     encoded = encoder(ctx)
+    names = [*([REFERENCE] if ctx.config.fits_reference else []), PILOT]
+    held = frozen(ctx, names, table, encoded[0])
+    if held is not None:
+        keep(ctx, held, table, encoded[0])
+        seen = held[0].details.get(LAST_DATE)
+        ctx.progress.say(
+            f"train: {' and '.join(names)} stay as fitted on rows up to {seen} (reference.refit_after)"
+        )
     settings = tune(ctx, table, encoded)
     done: dict[str, Any] = {}
     fresh = False
-    for name in [*([REFERENCE] if ctx.config.fits_reference else []), PILOT]:
-        fresh |= _fit(ctx, name, table, encoded, settings)
+    for name in names:
+        fresh |= _fit(ctx, name, table, encoded, settings, stays=held is not None)
         done[name] = require_model(ctx.root, name).details
     details = {"arms": done, "search": settings.found, "cautions": _cautions(ctx, settings)}
     ctx.save_details("train", details)
@@ -67,8 +76,10 @@ def _fit(
     table: TableRef,
     encoded: tuple[str, InputSpec],
     settings: FitSettings,
+    *,
+    stays: bool,
 ) -> bool:
-    """Fit one of the two unless it is up to date; whether it was fitted."""
+    """Fit one of the two unless it is up to date, or stays as it is for these rows too; whether it was fitted."""
     whole = name == REFERENCE or ctx.config.pilot.fraction >= 1
     fingerprint = (
         reference_fingerprint(ctx, table, encoded[0], settings)
@@ -83,6 +94,9 @@ def _fit(
         )
     )
     fresh = not up_to_date(ctx, name, fingerprint)
+    if fresh and stays:
+        set_current(ctx.root, replace(require_model(ctx.root, name), fingerprint=fingerprint))
+        return False
     if fresh and name == PILOT and whole and ctx.config.fits_reference:
         adopt(ctx, PILOT, fingerprint)
     elif fresh:
@@ -102,6 +116,9 @@ def _fit(
             draw=None if whole else pilot_sample(ctx.config),
             full_rows=None if whole else part_rows(ctx, table.version, ["train"]).count(),
         )
+    fitted = require_model(ctx.root, name)
+    if ctx.config.reference.refit_after is not None and (fresh or LAST_DATE not in fitted.details):
+        mark(ctx, fitted, table, encoded[0])
     return fresh
 
 

@@ -89,6 +89,19 @@ def fit_settings(ctx: Context, samples: TableRef, encoded: str) -> FitSettings:
     return _chosen(ctx, kept)
 
 
+def carry_on(ctx: Context, samples: TableRef, encoded: str, earlier: str | None) -> None:
+    """Take what a search on earlier samples chose for these as well; ``earlier`` as :func:`name_of` gave it."""
+    kept = ctx.root.read_json(FOLDER, f"{earlier}.json") if earlier else None
+    if kept is not None and _searches(ctx, samples):
+        place = f"{_fingerprint(ctx, samples, encoded)}.json"
+        ctx.root.write_bytes(json.dumps(kept, sort_keys=True).encode(), FOLDER, place)
+
+
+def name_of(ctx: Context, samples: TableRef, encoded: str) -> str | None:
+    """Of the search that chose the settings of these samples; None where nothing is searched."""
+    return _fingerprint(ctx, samples, encoded) if _searches(ctx, samples) else None
+
+
 def tune(ctx: Context, samples: TableRef, encoded: tuple[str, InputSpec]) -> FitSettings:
     """Search once for a data set, see :func:`search`; a search of the same samples and settings is not repeated."""
     name, spec = encoded

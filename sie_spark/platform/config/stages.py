@@ -143,6 +143,11 @@ class Reference(Settings):
     fit: bool | None = Field(
         None, description="null: where an arm is fitted on all rows, which then is this model"
     )
+    refit_after: Annotated[float, Field(ge=0)] | Literal["drift"] | None = Field(
+        None,
+        description="when newer rows make pilot and reference anew: after so many days of data, or once stage score has"
+        " found a drift; until then only new dates are scored. null: whenever rows changed",
+    )
 
 
 class Importance(Settings):
