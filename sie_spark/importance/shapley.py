@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import digamma
 
-ROOM = 1 << 21  # distances held at once
+ROOM = 1 << 18  # distances held at once: what a core keeps near it
 LEVELS = (
     44  # bits of a squared distance, in units of the target's largest: far above rounding, far below a gap
 )
