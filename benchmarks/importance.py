@@ -9,11 +9,6 @@ value.
 
 from __future__ import annotations
 
-import os
-
-for library in ("OMP", "OPENBLAS", "MKL"):  # one thread each, before any of them starts
-    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-
 import argparse
 import json
 import time
@@ -87,7 +82,9 @@ def knn_against_pydvl(
         f" pyDVL {1e3 * median(times['theirs']):.0f} ms"
     )
     emit(speed, value, 20.0, least=True, runs=runs, note=note)
-    return emit(equal, gap, 1e-12, runs=1, note="largest difference of a value, relative to the largest value")
+    return emit(
+        equal, gap, 1e-12, runs=1, note="largest difference of a value, relative to the largest value"
+    )
 
 
 def main() -> None:
