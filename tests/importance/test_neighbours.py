@@ -18,9 +18,9 @@ from sie_spark.importance.fits.neighbour_space import NeighbourSpace
 from sie_spark.importance.plan import make_plan
 from sie_spark.importance.shapley import knn_shapley, threshold_values
 from sie_spark.models import Batch
-from sie_spark.models.store import REFERENCE
+from sie_spark.models.store import PILOT, REFERENCE
 from sie_spark.platform.config import Importance
-from sie_spark.platform.errors import DataError
+from sie_spark.platform.errors import ConfigError, DataError
 
 SETTINGS = Importance(sample_rows=1000, target_rows=60, neighbours=3, neighbour_share=0.05)
 Utility = Callable[[list[int]], float]
@@ -250,3 +250,10 @@ def test_similarity_is_a_kernel_over_the_nearest_targets() -> None:
     assert found.min() >= 0 and score("validation_similarity", far).max() < 1e-6
     many = SETTINGS.model_copy(update={"neighbours": 500})  # more than there are targets
     assert score("validation_similarity", VALIDATION, settings=many).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["threshold_knn_shapley", "knn_shapley", "validation_similarity"])
+def test_without_a_reference_the_plan_says_what_to_set(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' reads model 'reference'") as caught:
+        make_plan([SCORERS[name]], Given({PILOT: ModelRef(PILOT, "", "")}))
+    assert "reference.fit=true" in caught.value.remedy

@@ -16,7 +16,7 @@ from sie_spark.importance.fits.row_sample import RowSample
 from sie_spark.models.store import REFERENCE
 from sie_spark.platform.config.stages import Importance
 
-ROOM = 1 << 21  # distances held at once
+ROOM = 1 << 18  # distances held at once: what a core keeps near it
 STILL = 1e-6  # a unit that varies less, relative to its mean, says nothing
 ROUNDING = 1e-3  # of the typical length of a row: distances below it are rounding, and no radius is less
 

@@ -34,11 +34,11 @@ class KnnShapley(Scorer):
 
     def models(self, given: Given) -> tuple[str, ...]:
         """None in the score pass; the values come from the reference."""
-        needed(REFERENCE, given, self.name)
         return ()
 
     def fits(self, given: Given) -> tuple[Fit, ...]:
         """The values."""
+        needed(REFERENCE, given, self.name)
         return (_fit(given),)
 
     def score(self, seen: Seen, given: Given) -> Tensor:

@@ -42,6 +42,7 @@ class ThresholdKnnShapley(Scorer):
 
     def fits(self, given: Given) -> tuple[Fit, ...]:
         """Space and counts."""
+        needed(REFERENCE, given, self.name)
         space = NeighbourSpace.of(given.settings)
         return (space, NeighbourCounts(space))
 

@@ -34,6 +34,7 @@ class ValidationSimilarity(Scorer):
 
     def fits(self, given: Given) -> tuple[Fit, ...]:
         """The space."""
+        needed(REFERENCE, given, self.name)
         return (NeighbourSpace.of(given.settings),)
 
     def score(self, seen: Seen, given: Given) -> Tensor:
