@@ -28,11 +28,7 @@ class IdCounts(Fit):
 
     def merge(self, states: Iterable[State]) -> State:
         """Sums; a partition counts as far as the greatest id that it has seen."""
-        total: State = {}
-        for state in states:
-            for name, counts in state.items():
-                total[name] = _sum(total[name], counts) if name in total else counts
-        return total
+        return summed(states)
 
 
 class _Counts(Accumulator):
@@ -44,15 +40,28 @@ class _Counts(Accumulator):
         if ids is None:
             return
         for field, column in enumerate(ids.numpy().T):
-            name, counts = f"field_{field}", np.bincount(column)
-            self.total[name] = _sum(self.total[name], counts) if name in self.total else counts
+            counts = grown(
+                self.total, f"field_{field}", int(column.max(initial=0)) + 1, np.zeros(0, np.int64)
+            )
+            np.add.at(counts, column, 1)
 
     def state(self) -> State:
         return self.total
 
 
-def _sum(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    found = np.zeros(max(len(one), len(two)), np.int64)
-    found[: len(one)] += one
-    found[: len(two)] += two
+def grown(total: State, name: str, size: int, empty: np.ndarray) -> np.ndarray:
+    """The array ``name`` of a total, made of ``empty`` and lengthened with zeros to ``size`` where it is shorter."""
+    found = total.get(name, empty)
+    if len(found) < size:
+        found = np.concatenate([found, np.zeros((size - len(found), *found.shape[1:]), found.dtype)])
+    total[name] = found
     return found
+
+
+def summed(states: Iterable[State]) -> State:
+    """Sums of arrays that reach as far as the greatest id that each knows (first axis)."""
+    total: State = {}
+    for state in states:
+        for name, counts in state.items():
+            grown(total, name, len(counts), counts[:0])[: len(counts)] += counts
+    return total

@@ -175,7 +175,10 @@ class Importance(Settings):
         1000, ge=1, description="validation rows at most that neighbours are looked for of"
     )
     neighbours: int = Field(
-        10, ge=1, description="k of exact k-NN Shapley and of the similarity to validation rows"
+        10,
+        ge=1,
+        description="k of exact k-NN Shapley and of the similarity to validation rows; rows of the sample that the"
+        " radius of threshold k-NN Shapley holds at least",
     )
     neighbour_share: float = Field(
         0.01,
