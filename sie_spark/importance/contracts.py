@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sie_spark.gradients import Measured, Quantity
-from sie_spark.importance.last_layer import last_layer_inputs
+from sie_spark.importance.last_layer import watching_last_layer, with_constant
 from sie_spark.models import Batch
 from sie_spark.models.objective import BINARY
 from sie_spark.models.store import PILOT
@@ -103,12 +103,15 @@ class Seen:
         for the chain rule's outer factor is a number a row.
     modules:
         model -> module, in eval mode.
+    watched:
+        model -> what its last layer was given, of those that only ran forward.
     """
 
     batch: Batch
     logits: Mapping[str, Tensor]
     measured: Mapping[str, Measured] = field(default_factory=dict)
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    watched: Mapping[str, list[Tensor]] = field(default_factory=dict)
     _known: dict[tuple[str, str], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def probability(self, model: str) -> Tensor:
@@ -120,16 +123,22 @@ class Seen:
         return self.probability(model) - self.batch.label
 
     def last_inputs(self, model: str) -> Tensor:
-        """``[h, 1]``: what the last layer is given, float64 [N, width + 1]; a forward pass, once a model.
+        """``[h, 1]``: what the last layer is given, float64 [N, width + 1].
+
+        It comes from the pass itself; where that was a backward pass too, from one more forward pass.
 
         Raises
         ------
         ModelError
-            see :func:`~sie_spark.importance.last_layer.last_layer_inputs`.
+            see :func:`~sie_spark.importance.last_layer.with_constant`.
         """
         key = ("last_inputs", model)
         if key not in self._known:
-            self._known[key] = last_layer_inputs(self.modules[model], self.batch.inputs)
+            module, seen = self.modules[model], self.watched.get(model)
+            if seen is None:
+                with torch.inference_mode(), watching_last_layer(module) as seen:
+                    module(**self.batch.inputs)
+            self._known[key] = with_constant(seen, module)
         return self._known[key]
 
     def score(self, scorer: Scorer, given: Given) -> Tensor:

@@ -71,6 +71,7 @@ def make_plan(scorers: Sequence[Scorer], given: Given, kept: Sequence[str] = ())
         return placed[fit.key]
 
     for scorer in scorers:
+        scorer.models(given)  # one that is lacking is said before anything is asked of it
         for fit in scorer.fits(given):
             place(fit)
     return Plan(tuple(map(tuple, levels)), tuple(scorers), tuple(kept))

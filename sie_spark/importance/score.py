@@ -102,8 +102,14 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     probability = work.probability or bool(where)
     artefacts = fit_all(ctx, plan, shared, samples, work.artefacts)
     names = {*plan.models(given), *([PILOT] if probability else [])}
+    read = {fit.key for scorer in plan.scorers for fit in scorer.fits(given)}
+    mine = replace(
+        shared,
+        models=tuple(known[name] for name in known if name in names),
+        artefacts=tuple(artefact for artefact in artefacts if artefact.key in read),
+    )
     function = ScoreRows(
-        replace(shared, models=tuple(known[name] for name in known if name in names), artefacts=artefacts),
+        mine,
         tuple(scorer.name for scorer in plan.scorers),
         PILOT if probability else None,
     )

@@ -29,6 +29,7 @@ from sie_spark.importance.contracts import (
     state_from_bytes,
     state_to_bytes,
 )
+from sie_spark.importance.last_layer import watching_last_layer
 from sie_spark.importance.registry import SCORERS
 from sie_spark.models import Batch
 from sie_spark.models.cache import CACHE
@@ -153,14 +154,15 @@ def look(loaded: Mapping[str, Loaded], batch: Batch, quantities: Mapping[str, Se
     """
     logits: dict[str, Tensor] = {}
     measured: dict[str, Measured] = {}
+    watched: dict[str, list[Tensor]] = {}
     for name, model in loaded.items():
         if model.engine is None:
-            with torch.inference_mode():
+            with torch.inference_mode(), watching_last_layer(model.module) as watched[name]:
                 logits[name] = one_logit_a_row(model.module(**batch.inputs), batch)
             continue
         result = model.engine(batch.inputs, logit_as_loss, *quantities[name])
         logits[name], measured[name] = one_logit_a_row(result.output, batch), result
-    return Seen(batch, logits, measured, {name: model.module for name, model in loaded.items()})
+    return Seen(batch, logits, measured, {name: model.module for name, model in loaded.items()}, watched)
 
 
 def logit_as_loss(logit: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class SvmMargin(Scorer):
     name = "svm_margin"
     version = 1
     citation = "Tong & Koller 2001, simple margin"
-    uses = ("subsample", "weight")
+    uses = ("weight",)
     reads = "importance.sample_rows training rows; no model"
     cost = "a lookup an id; scikit-learn on the driver"
     options = ("sample_rows",)
