@@ -24,7 +24,7 @@ class Combination(Scorer):
     """
 
     uses: ClassVar[tuple[Use, ...]] = ("subsample", "audit")
-    cost: ClassVar[str] = "what its scores cost together"
+    cost: ClassVar[str] = "as its scores together"
     uses_label: ClassVar[bool] = True
 
     @abstractmethod

@@ -17,7 +17,7 @@ class Distilled(Scorer):
     target: ClassVar[Literal["norm", "p_norm"]]
     uses: ClassVar[tuple[Use, ...]] = ("subsample", "weight")
     reads: ClassVar[str] = "exact scores of a sample of rows, from the pilot"
-    cost: ClassVar[str] = "a forward pass of a small network"
+    cost: ClassVar[str] = ".02"
     options: ClassVar[tuple[str, ...]] = ("auxiliary_rows",)
     uses_label: ClassVar[bool] = False
 

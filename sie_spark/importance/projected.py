@@ -22,7 +22,7 @@ class Projected(Scorer):
     curvature: ClassVar[Literal["kernel", "fisher"]]
     uses: ClassVar[tuple[Use, ...]] = ("audit",)
     reads: ClassVar[str] = "the reference; validation rows; a pass for the projected curvature"
-    cost: ClassVar[str] = "a pass to the activations, and the projections"
+    cost: ClassVar[str] = "1.1"
     options: ClassVar[tuple[str, ...]] = ("projection_rank", "damping")
     uses_label: ClassVar[bool] = True
     signed: ClassVar[bool] = True

@@ -26,7 +26,7 @@ class AOptimalNorm(Scorer):
     citation = "Wang, Zhang & Wang 2021, of the last layer"
     uses = ("subsample",)
     reads = "the pilot; a matrix of its last layer"
-    cost = "two forward passes"
+    cost = ".7"
     uses_label = False
 
     def fits(self, given: Given) -> tuple[Fit, ...]:

@@ -19,7 +19,7 @@ class Entropy(Scorer):
     citation = "Shannon 1948"
     uses = ("subsample", "weight")
     reads = "the pilot"
-    cost = "a forward pass"
+    cost = ".35"
     uses_label = False
 
     def score(self, seen: Seen, given: Given) -> Tensor:

@@ -18,7 +18,7 @@ class Error(Scorer):
     citation = "Paul et al. 2021"
     uses = ("subsample",)
     reads = "the pilot"
-    cost = "a forward pass"
+    cost = ".35"
     uses_label = True
 
     def score(self, seen: Seen, given: Given) -> Tensor:

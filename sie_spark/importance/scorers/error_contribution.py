@@ -22,7 +22,7 @@ class ErrorContribution(Scorer):
     citation = "derivative of the loss in the prediction"
     uses = ("audit",)
     reads = "the pilot"
-    cost = "a forward pass"
+    cost = ".35"
     uses_label = True
 
     def score(self, seen: Seen, given: Given) -> Tensor:

@@ -26,7 +26,7 @@ class Frequency(Scorer):
     citation = "relative frequency"
     uses = ("weight", "audit")
     reads = "counts of ids"
-    cost = "a lookup; one pass for the counts"
+    cost = ".01, and a pass for the counts"
     uses_label = False
 
     def models(self, given: Given) -> tuple[str, ...]:

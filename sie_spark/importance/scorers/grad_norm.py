@@ -25,7 +25,7 @@ class GradNorm(Scorer):
     citation = "Paul et al. 2021"
     uses = ("subsample", "audit")
     reads = "the pilot"
-    cost = "a pass to the activations"
+    cost = ".65"
     uses_label = True
     gradient = True
 

@@ -23,7 +23,7 @@ class GradNormGroup(Scorer):
     citation = "Paul et al. 2021, by group of parameters"
     uses = ("subsample", "audit")
     reads = "the pilot"
-    cost = "a pass to the activations"
+    cost = ".65"
     options = ("parameter_group",)
     uses_label = True
     gradient = True

@@ -20,7 +20,7 @@ class GradNormLastLayer(Scorer):
     citation = "Paul et al. 2021, of the last layer"
     uses = ("subsample", "audit")
     reads = "the pilot"
-    cost = "little over a forward pass"
+    cost = ".35"
     uses_label = True
     gradient = True
 

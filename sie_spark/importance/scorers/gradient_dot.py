@@ -15,7 +15,7 @@ class GradientDot(Directed):
     name = "gradient_dot"
     citation = "Pruthi et al. 2020, with the final checkpoint alone"
     reads = "the reference; validation rows"
-    cost = "a pass to the activations"
+    cost = ".95"
 
     def direction(self, given: Given) -> Fit:
         """The validation gradient."""

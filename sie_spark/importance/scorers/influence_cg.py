@@ -18,7 +18,7 @@ class InfluenceCG(Directed):
     name = "influence_cg"
     citation = "Koh & Liang 2017, on the Gauss-Newton matrix"
     reads = "the reference; validation rows; a sample on the driver"
-    cost = "a pass to the activations"
+    cost = ".95, and a solve on the driver"
     options = ("damping", "iterations", "sample_rows")
 
     def direction(self, given: Given) -> Fit:

@@ -19,7 +19,7 @@ class InfluenceEkfac(Directed):
     name = "influence_ekfac"
     citation = "Grosse et al. 2023"
     reads = "the reference; validation rows; two passes for curvature"
-    cost = "a pass to the activations"
+    cost = ".95, and two passes over importance.fit_rows"
     options = ("damping",)
 
     def direction(self, given: Given) -> Fit:

@@ -27,7 +27,7 @@ class KnnShapley(Scorer):
     citation = "Jia et al. 2019, k-NN Shapley"
     uses = ("audit",)
     reads = "the reference; all training rows, importance.sample_rows at most; validation rows"
-    cost = "a lookup; a forward pass for the values, and a sort of all training rows for each validation row"
+    cost = ".01, and a sort of all rows a target on the driver"
     options = ("sample_rows", "target_rows", "neighbour_share", "neighbours")
     uses_label = True
     signed = True

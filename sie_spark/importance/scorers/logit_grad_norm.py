@@ -21,7 +21,7 @@ class LogitGradNorm(Scorer):
     citation = "Wang, Zhang & Wang 2021; computed as Goodfellow 2015"
     uses = ("subsample", "weight")
     reads = "the pilot"
-    cost = "a pass to the activations"
+    cost = ".65"
     uses_label = False
     gradient = True
 

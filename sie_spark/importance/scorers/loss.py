@@ -19,7 +19,7 @@ class Loss(Scorer):
     citation = "the likelihood itself"
     uses = ("audit",)
     reads = "the pilot"
-    cost = "a forward pass"
+    cost = ".35"
     uses_label = True
 
     def score(self, seen: Seen, given: Given) -> Tensor:

@@ -22,7 +22,7 @@ class LrScore(Scorer):
     citation = "Cox 1958, logistic regression"
     uses = ("weight",)
     reads = "importance.sample_rows training rows; no model"
-    cost = "a lookup an id; scikit-learn on the driver"
+    cost = ".07, and scikit-learn on the driver"
     options = ("sample_rows",)
     uses_label = False
     signed = True

@@ -18,7 +18,7 @@ class Margin(Scorer):
     citation = "Vapnik 1995"
     uses = ("audit",)
     reads = "the pilot"
-    cost = "a forward pass"
+    cost = ".35"
     uses_label = True
     signed = True
 

@@ -30,7 +30,7 @@ class PointwiseMutualInformation(Scorer):
     citation = "Fano 1961; Church & Hanks 1990"
     uses = ("clean",)
     reads = "counts of ids by label"
-    cost = "a lookup; one pass for the counts"
+    cost = ".15, and a pass for the counts"
     uses_label = True
     signed = True
 

@@ -26,7 +26,7 @@ class Rarity(Scorer):
     citation = "inverse frequency"
     uses = ("subsample", "audit")
     reads = "counts of ids"
-    cost = "a lookup; one pass for the counts"
+    cost = ".01, and a pass for the counts"
     uses_label = False
 
     def models(self, given: Given) -> tuple[str, ...]:

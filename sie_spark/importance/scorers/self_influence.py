@@ -21,7 +21,7 @@ class SelfInfluence(Scorer):
     citation = "Pruthi et al. 2020"
     uses = ("audit",)
     reads = "training.keep_epochs"
-    cost = "a pass to the activations an epoch that was kept"
+    cost = ".65 a kept epoch"
     uses_label = True
     gradient = True
 

@@ -24,7 +24,7 @@ class SvmMargin(Scorer):
     citation = "Tong & Koller 2001, simple margin"
     uses = ("weight",)
     reads = "importance.sample_rows training rows; no model"
-    cost = "a lookup an id; scikit-learn on the driver"
+    cost = ".07, and scikit-learn on the driver"
     options = ("sample_rows",)
     uses_label = False
     signed = True

@@ -31,7 +31,7 @@ class ThresholdKnnShapley(Scorer):
     citation = "Wang et al. 2023, threshold k-NN Shapley"
     uses = ("audit",)
     reads = "the reference; training and validation rows near each other"
-    cost = "a forward pass and a product with importance.target_rows rows; as much again for the counts"
+    cost = "1, and as much for the counts"
     options = ("sample_rows", "target_rows", "neighbour_share", "neighbours")
     uses_label = True
     signed = True

@@ -24,7 +24,7 @@ class TracIn(Scorer):
     citation = "TracInCP, Pruthi et al. 2020"
     uses = ("audit",)
     reads = "training.keep_epochs; validation rows"
-    cost = "a pass to the activations an epoch that was kept"
+    cost = ".95 a kept epoch"
     uses_label = True
     signed = True
     gradient = True

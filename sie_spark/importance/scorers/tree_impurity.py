@@ -23,7 +23,7 @@ class TreeImpurity(Scorer):
     citation = "Breiman et al. 1984, classification trees"
     uses = ("subsample", "weight")
     reads = "importance.sample_rows training rows; no model"
-    cost = "a walk down a tree; scikit-learn on the driver"
+    cost = ".05, and scikit-learn on the driver"
     options = ("sample_rows",)
     uses_label = False
 

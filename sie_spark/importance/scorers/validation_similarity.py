@@ -24,7 +24,7 @@ class ValidationSimilarity(Scorer):
     citation = "Parzen 1962, a Gaussian kernel over the nearest neighbours"
     uses = ("subsample", "weight")
     reads = "the reference; validation rows"
-    cost = "a forward pass and a product with importance.target_rows rows"
+    cost = "1"
     options = ("sample_rows", "target_rows", "neighbour_share", "neighbours")
     uses_label = False
 
