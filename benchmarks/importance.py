@@ -39,8 +39,8 @@ from torch.nn import functional
 from sie_spark.gradients import Dots, Engine, Norms, gradient
 from sie_spark.importance import SCORERS, Given, ModelRef
 from sie_spark.importance.contracts import State, defaults
+from sie_spark.importance.frames import score_rows
 from sie_spark.importance.plan import make_plan
-from sie_spark.importance.score import score_rows
 from sie_spark.importance.shapley import knn_shapley
 from sie_spark.importance.worker import Loaded, Pass, ScoreRows, build_engine, joined, logit_as_loss, look
 from sie_spark.models import Batch, build_model

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sie_spark.features.samples import encoder, part_rows
 from sie_spark.importance.artefacts import digests, fit_all, there, warnings_of
 from sie_spark.importance.contracts import Given, ModelRef, Scorer
-from sie_spark.importance.drift import Drift, find_drift
-from sie_spark.importance.fits.row_sample import PURPOSE, SEED
+from sie_spark.importance.frames import score_rows
+from sie_spark.importance.incremental import Standing, base_of, drift_of, standing_of
+from sie_spark.importance.parts import factors, merged, part_columns, sampled, whole_means
 from sie_spark.importance.plan import Plan, make_plan, version_of
 from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import PROBABILITY, Pass, ScoreRows, build_engine, score_column
@@ -28,19 +29,18 @@ from sie_spark.models.store import (
     load_model,
     require_model,
 )
-from sie_spark.platform.catalog import dates_predicate
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Training
 from sie_spark.platform.config.load import digest
 from sie_spark.platform.context import Context
-from sie_spark.platform.draws import at_most
 from sie_spark.platform.errors import RowIdentityError, workers
+from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.platform.root import read_bytes
 from sie_spark.training.tuning import fit_settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, Observation, SparkSession
 
 CODE = ("sie_spark.importance", "sie_spark.gradients")
 VERSIONS = "scorer_versions"  # column: name of a score -> version of what made it
@@ -62,10 +62,10 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     given = Given(known, settings=ctx.config.importance, inputs=inputs_of_rows)
     code = model_code(ctx.config.model, *CODE)
     rows_of = digest([encoded, ctx.config.training.parts])
-    standing = _standing(ctx, samples, known, rows_of)
+    standing = standing_of(ctx, samples, known, rows_of)
     work = _work(ctx, wanted, given, base=standing.base, code=code_digest(*sorted(code)))
     if standing.dates and (work.plan.scorers or work.probability):  # a column that no row has yet
-        standing = _Standing(_base(samples, rows_of))
+        standing = Standing(base_of(samples, rows_of))
         work = _work(ctx, wanted, given, base=standing.base, code=code_digest(*sorted(code)))
     if plan_only:
         table = work.plan.rows(given, there(ctx, work.plan, work.artefacts))
@@ -117,8 +117,11 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
     if where:
         ctx.progress.say(f"score: rows of {standing.scope} alone; the models stay")
         rows = part_rows(ctx, samples.version, ctx.config.training.parts).where(where)
+    scored, means = _scored(
+        ctx, rows, function, inputs_of_rows, known_means(ctx, work.versions) if where else {}
+    )
     written, counts = _write(
-        ctx, rows, function, work.versions, fingerprint=fingerprint, where=where, scope=standing.scope
+        ctx, scored, work.versions, fingerprint=fingerprint, where=where, scope=standing.scope
     )
     if counts["read"] != counts["written"]:
         raise RowIdentityError(
@@ -126,7 +129,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
             remedy="run 'sie score --set run.force=true'; if it persists, report it with the model's class",
         )
     cautions = warnings_of(ctx, make_plan(wanted, given), work.artefacts)
-    drift = _drift(ctx, samples, shared, where) if where else None
+    drift = drift_of(ctx, samples, shared, where) if where else None
     details = {
         "rows": written.rows,
         "scorers": [scorer.name for scorer in wanted],
@@ -140,6 +143,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         "rows_of": rows_of,
         "models": {name: model.digest for name, model in known.items()},
         "scope": standing.scope,
+        "mean_sizes": {**known_means(ctx, work.versions), **means},
         "drift": drift.as_dict() if drift else {},
         "cautions": [*cautions, *(drift.cautions() if drift else [])],
         "seconds": time.monotonic() - began + _seconds_before(ctx, work),
@@ -171,62 +175,6 @@ def _ref(name: str, path: str, rate: float) -> ModelRef:
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """What the scores that there are rest on: ``base`` names rows and encoder; ``dates`` were written since."""
-
-    base: str
-    dates: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def where(self) -> str | None:
-        """A predicate over ``event_date``; None where all rows are to be scored."""
-        return " OR ".join(f"({dates_predicate(*span)})" for span in self.dates) or None
-
-    @property
-    def scope(self) -> str:
-        """The dates as a commit names them."""
-        return ", ".join("..".join(span) for span in self.dates)
-
-
-def _base(samples: TableRef, rows_of: str) -> str:
-    return digest([samples.content, rows_of])
-
-
-def _standing(ctx: Context, samples: TableRef, known: Mapping[str, ModelRef], rows_of: str) -> _Standing:
-    """Whether scores that were made of earlier samples stay, and which dates they lack."""
-    earlier, fresh = ctx.load_details("score"), _Standing(_base(samples, rows_of))
-    models = {name: model.digest for name, model in known.items()}
-    if ctx.config.run.force or earlier.get("rows_of") != rows_of or earlier.get("models") != models:
-        return fresh
-    if earlier["samples"] == samples.content:
-        return _Standing(earlier["base"])
-    if ctx.config.reference.refit_after is None:
-        return fresh
-    dates = ctx.catalog.dates_since("samples", earlier["samples"])
-    return _Standing(earlier["base"], tuple(dates)) if dates else fresh
-
-
-def _drift(ctx: Context, samples: TableRef, shared: Pass, where: str) -> Drift:
-    """New dates against the others: their scores, and how well the reference (or the pilot) ranks their rows."""
-    from pyspark.sql import functions as F
-
-    name = next(model.name for model in reversed(shared.known) if model.name in (PILOT, REFERENCE))
-    rows = part_rows(ctx, samples.version, ctx.config.training.parts)
-    rows = rows.withColumn("new", F.expr(where)).where("new OR split = 'validation'")
-    rows, _ = at_most(rows, ctx.config.importance.fit_rows, seed=SEED, purpose=PURPOSE)
-    model = tuple(model for model in shared.known if model.name == name)
-    judged = score_rows(rows, ScoreRows(replace(shared, models=model), (), name))
-    scores = ctx.catalog.read("scores", version=ctx.catalog.version("scores"))
-    columns = [column for column in scores.columns if column == PROBABILITY or column.startswith("score_")]
-    with workers(
-        "looking for drift",
-        remedy="mend what the message names, and run 'sie score' again",
-        otherwise="look at the executors' logs for the task that failed",
-    ):
-        return find_drift(scores, where, columns, judged)
-
-
-@dataclass(frozen=True)
 class _Work:
     """What is to be done: the plan, digests of its artefacts, and the version of every column that is wanted."""
 
@@ -246,7 +194,8 @@ def _work(ctx: Context, wanted: Sequence[Scorer], given: Given, *, base: str, co
     """Which columns are up to date, and the plan of those that are not."""
     whole = make_plan(wanted, given)
     artefacts = digests(whole, given, rows=base, code=code)
-    options = {"materialise": ctx.config.importance.materialise, "code": code}
+    settings = ctx.config.importance
+    options = {"materialise": settings.materialise, "by": settings.by, "code": code}
     versions = {scorer.name: digest([version_of(scorer, given, artefacts), options]) for scorer in wanted}
     versions[PROBABILITY] = digest([given.models[PILOT].digest, code])
     held = _held(ctx, base)
@@ -280,10 +229,46 @@ def _rows(ctx: Context, samples: TableRef, work: _Work) -> DataFrame:
     return scores.select(*[name for name in scores.columns if name not in others], *work.kept)
 
 
+def known_means(ctx: Context, versions: Mapping[str, str]) -> dict[str, float]:
+    """Mean sizes that scores of these versions were brought to before, by column (``importance.by``)."""
+    earlier = ctx.load_details("score")
+    same = {
+        score_column(name) for name, made in versions.items() if earlier.get("versions", {}).get(name) == made
+    }
+    return {name: mean for name, mean in earlier.get("mean_sizes", {}).items() if name in same}
+
+
+def _scored(
+    ctx: Context, rows: DataFrame, function: ScoreRows, inputs: InputSpec, means: Mapping[str, float]
+) -> tuple[tuple[DataFrame, Observation], dict[str, float]]:
+    """The scored rows with what counts those that were read; and the mean sizes that their new scores are brought to."""
+    from pyspark.sql import Observation
+    from pyspark.sql import functions as F
+
+    read, settings = Observation("score_read"), ctx.config.importance
+    parts = part_columns(settings.by, rows.columns, inputs)
+    observed = rows.observe(read, F.count(F.lit(1)).alias("rows"))
+    scored = score_rows(observed, function)
+    names = [name for name in function.columns if name != PROBABILITY]
+    if not parts or not names:
+        return (scored, read), {}
+    ctx.progress.say(f"score: mean sizes by {', '.join(settings.by)}")
+    with workers(
+        "scoring a sample of rows",
+        remedy="mend what the message names; 'sie score' alone repeats only this stage",
+        otherwise="look at the executors' logs for the task that failed",
+    ):
+        sample = score_rows(sampled(rows, settings.fit_rows), function)
+        found = (
+            {name: means[name] for name in names} if set(names) <= set(means) else whole_means(sample, names)
+        )
+        scale = factors(sample, parts, found)
+    return (merged(scored, parts, scale, names), read), found
+
+
 def _write(
     ctx: Context,
-    rows: DataFrame,
-    function: ScoreRows,
+    scored: tuple[DataFrame, Observation],
     versions: Mapping[str, str],
     *,
     fingerprint: str,
@@ -293,18 +278,17 @@ def _write(
     from pyspark.sql import Observation
     from pyspark.sql import functions as F
 
-    read, wrote = Observation("score_read"), Observation("score_written")
-    rows = rows.observe(read, F.count(F.lit(1)).alias("rows"))
+    (rows, read), wrote = scored, Observation("score_written")
     pairs = [F.lit(text) for name in sorted(versions) for text in (name, versions[name])]
-    scored = score_rows(rows, function).withColumn(VERSIONS, F.create_map(*pairs))
-    scored = scored.observe(wrote, F.count(F.lit(1)).alias("rows"), *_summary_columns(versions))
+    rows = rows.withColumn(VERSIONS, F.create_map(*pairs))
+    rows = rows.observe(wrote, F.count(F.lit(1)).alias("rows"), *_summary_columns(versions))
     with workers(
         "scoring",
         remedy="mend what the message names; 'sie score' alone repeats only this stage",
         otherwise="look at the executors' logs for the task that failed",
     ):
         ref = ctx.catalog.replace(
-            scored, "scores", where=where, fingerprint=fingerprint, job="score", scope=scope
+            rows, "scores", where=where, fingerprint=fingerprint, job="score", scope=scope
         )
     found = wrote.get
     counts = {"read": int(read.get.get("rows") or 0), "written": int(found.get("rows") or 0)}
@@ -338,18 +322,6 @@ def _summary(versions: Mapping[str, str], found: Mapping[str, Any]) -> dict[str,
 def _summary_of(ctx: Context, versions: Mapping[str, str]) -> dict[str, dict[str, float]]:
     row = ctx.catalog.read("scores").agg(*_summary_columns(versions)).first()
     return _summary(versions, row.asDict() if row else {})
-
-
-def score_rows(rows: DataFrame, function: ScoreRows) -> DataFrame:
-    """The rows with the function's columns (all double) appended; untouched where it has none."""
-    from pyspark.sql.types import DoubleType, StructField, StructType
-
-    if not function.columns:
-        return rows
-    # Arrow says of no column that it cannot be null
-    kept = [StructField(field.name, field.dataType) for field in rows.schema.fields]
-    added = [StructField(name, DoubleType()) for name in function.columns]
-    return rows.mapInArrow(function, StructType([*kept, *added]))
 
 
 def task_threads(spark: SparkSession) -> int:

@@ -209,6 +209,11 @@ class Importance(Settings):
     mix: dict[str, float] = Field(
         {"error": 0.5, "logit_grad_norm": 0.5}, description="weighted_mix: weight of each score's rank"
     )
+    by: list[str] = Field(
+        [],
+        description="parts within which scores are brought to one mean size: event_date, position, or categories;"
+        " empty: none",
+    )
     micro_batch: int = Field(4096, ge=1, description="rows a worker scores at once")
     materialise: list[str] = Field(
         [], description="small raw parameters of a user's model whose gradients may be formed entry by entry"
