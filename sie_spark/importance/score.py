@@ -139,6 +139,7 @@ def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
         "made_by": fingerprint,
         "summary": _summary_of(ctx, work.versions) if where else counts["summary"],
         "encoder": encoded,
+        "artefacts": work.artefacts,
         "samples": samples.content,
         "rows_of": rows_of,
         "models": {name: model.digest for name, model in known.items()},

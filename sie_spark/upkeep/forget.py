@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 from sie_spark.export.folder import NOTED as EXPORTS
 from sie_spark.features.erase import erase_value
+from sie_spark.importance.artefacts import FOLDER as ARTEFACTS
 from sie_spark.impressions.shown import earlier_id
 from sie_spark.ingest.pseudonyms import load_key, pseudonym_of
 from sie_spark.ingest.staging import FOLDER, clear_all
@@ -78,6 +79,7 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
         for table in tables:
             _erase_history(ctx, ctx.catalog.sql_name(table))
     vocabularies = erase_value(ctx.root, name)
+    ctx.root.remove(ARTEFACTS)  # samples of rows among them; the next score makes them anew
     doubtful = _left_in_doubt(ctx, person)
     if doubtful:
         ctx.progress.warn(

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
+from sie_spark.importance.artefacts import FOLDER as ARTEFACTS
 from sie_spark.ingest.staging import FOLDER, LANDING, clear_all
 from sie_spark.platform.catalog import RETENTION, TABLES, Catalog, has_commits, metadata, retried
 from sie_spark.platform.context import Context
@@ -52,8 +53,23 @@ def run(ctx: Context) -> StageResult:
                 "files_added": counts.get("numFilesAdded"),
                 "files_removed": counts.get("numFilesRemoved"),
             }
+    details["artefacts_removed"] = _without_old_artefacts(ctx)
     ctx.save_details(JOB, details)
     return StageResult(outputs={name: ctx.catalog.ref(name) for name in tables}, details=details)
+
+
+def _without_old_artefacts(ctx: Context) -> int:
+    """Remove what scores of earlier rows, models or settings were made with."""
+    used = ctx.load_details("score").get("artefacts")
+    if used is None:
+        return 0
+    removed = 0
+    for fit in ctx.root.entries(ARTEFACTS):
+        for made in ctx.root.entries(ARTEFACTS, fit):
+            if used.get(fit) != made:
+                ctx.root.remove(ARTEFACTS, fit, made)
+                removed += 1
+    return removed
 
 
 def promises(catalog: Catalog, name: str) -> dict[str, str]:

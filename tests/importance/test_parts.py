@@ -40,7 +40,9 @@ def test_parts_come_to_the_mean_size_of_the_whole(make_context: Any, capsys: Any
     np.testing.assert_allclose(got, table["score_a"] * whole / own.loc[item].to_numpy(), rtol=1e-9)
     found.explain()
     printed = capsys.readouterr().out
-    assert "BroadcastHashJoin" in printed and printed.count("hashpartitioning") <= 1  # of the small table of factors
+    assert (
+        "BroadcastHashJoin" in printed and printed.count("hashpartitioning") <= 1
+    )  # of the small table of factors
     with pytest.raises(ConfigError, match="no part is called 'shop'") as caught:
         part_columns(["shop"], rows.columns, SPEC)
     assert "event_date" in caught.value.remedy and "item" in caught.value.remedy

@@ -42,7 +42,9 @@ def test_a_person_is_forgotten(make_context, tmp_path: Path, monkeypatch, spark)
     people = Vocabulary(3, (expected_pseudonym("Diotima"), expected_pseudonym("Xanthippe")))
     encoder, _ = keep(Encoder((Category("user_id", "user_id", "string", people),)), ctx.root)
 
+    ctx.root.write_bytes(b"rows", "artefacts", "row_sample-train-9", "made", "state.npz")
     result = forget.run(ctx, user="Xanthippe", at_once=True)
+    assert not ctx.root.exists("artefacts")  # samples of rows, perhaps theirs
     counts = {"quarantine": 2, "daily_counts": 3}  # of their dates all: a value can be theirs alone
     assert result.details["removed"] == {"samples": 1, "impressions": 1, "events": 1, **counts}
     assert result.details["vocabularies"] == [encoder]

@@ -22,8 +22,12 @@ def test_upkeep_keeps_rows_and_lets_verbatim_text_go(make_context, tmp_path: Pat
         )
     before = rows(ctx.catalog.read("events"))
     ctx.root.write_bytes(b"{}", "_staging", "abandoned.json")
+    for made in ("used", "old"):
+        ctx.root.write_bytes(b"sums", "artefacts", "id_counts", made, "state.npz")
+    ctx.save_details("score", {"artefacts": {"id_counts": "used"}})
     result = maintain.run(ctx)
     assert not ctx.root.entries("_staging")
+    assert ctx.root.entries("artefacts", "id_counts") == ["used"] and result.details["artefacts_removed"] == 1
     assert rows(ctx.catalog.read("events")) == before and len(before) == 3
     assert result.details["events"] == {"files_added": 1, "files_removed": 3}
     assert result.details["unparsed_texts_removed"] == 1
