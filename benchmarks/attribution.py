@@ -17,14 +17,13 @@ import hashlib
 import inspect
 import json
 import math
+import multiprocessing
 import os
-import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -342,6 +341,7 @@ Vector = dict[str, Tensor]
 # Multiples of the mean eigenvalue; chosen on rows that are not reported.
 DAMPING = {"influence_cg": 2.0, "influence_ekfac": 0.1, "trak": 2.0, "logra": 4.0}
 SIZE = 1024  # of a sketch
+MEMORY = 8 << 30  # bytes of data that a peer may hold
 NEIGHBOURS = 5
 
 
@@ -616,7 +616,7 @@ def peers(data: Problem, fitted: Fit, kept: Kept, limit: int) -> Iterator[Outcom
     import attribution_peers as room
 
     rows, targets = standardised(fitted.model, data.train, [data.targets])
-    absolute = DAMPING["influence_cg"] * mean_curvature(fitted.model, data.train)
+    mean = mean_curvature(fitted.model, data.train)
     functions = {
         f.__name__: inspect.getsource(f) for methods in room.PEERS.values() for f, _ in methods.values()
     }
@@ -625,34 +625,45 @@ def peers(data: Problem, fitted: Fit, kept: Kept, limit: int) -> Iterator[Outcom
         shared = shared.replace(text, "")
     for package, methods in room.PEERS.items():
         for method, (function, damped) in methods.items():
-            for damping in (None, absolute) if damped else (None,):
+            ours_for_it = DAMPING.get(method, DAMPING["influence_cg"]) * mean
+            for damping in (None, ours_for_it) if damped else (None,):
                 case = room.Case(
                     copy.deepcopy(fitted.model), fitted.checkpoints, data.train, data.targets, damping,
                     (rows, targets[0]), NEIGHBOURS,
                 )  # fmt: skip
                 setting = "" if not damped else "its defaults" if damping is None else "our damping"
                 key = [made_of(data), package, method, damping, functions[function.__name__], shared, limit]
-                yield attempt(kept, key, room, function, case, Outcome(package, method, setting, None, 0, ""))
+                yield attempt(
+                    kept, key, room, function, case, Outcome(package, method, setting, None, 0, ""), limit
+                )
 
 
 def attempt(
-    kept: Kept, key: list[Any], room: Any, function: Callable[..., Floats], case: Any, named: Outcome
+    kept: Kept,
+    key: list[Any],
+    room: Any,
+    function: Callable[..., Floats],
+    case: Any,
+    named: Outcome,
+    limit: int,
 ) -> Outcome:
-    """One peer within its limit; what it raises becomes the reason, since a peer's fault is not ours to stop at."""
+    """One peer in a process of its own; what it raises becomes the reason: a peer's fault is not ours to stop at."""
     try:
         key = [*key, version({"pydvl": "pyDVL"}.get(named.package, named.package))]
     except ModuleNotFoundError:
         return replace(named, reason="not installed: see benchmarks/README.md")
 
     def make() -> dict[str, Any]:
-        began = time.process_time()
-        try:
-            with at_most(key[-2]):
-                scores = room.quietly(function, case)
-        except Exception as error:
-            words = " ".join(str(error).split())[:160]
-            return {"reason": f"{type(error).__name__}: {words}", "seconds": time.process_time() - began}
-        return {"scores": scores, "reason": "", "seconds": time.process_time() - began}
+        began = time.monotonic()
+        with get_context("spawn").Pool(1, initializer=room.confine, initargs=(MEMORY,)) as pool:
+            try:
+                scores = pool.apply_async(room.quietly, (function, case)).get(limit)
+            except multiprocessing.TimeoutError:
+                return {"reason": f"not done after {limit} s", "seconds": limit}
+            except Exception as error:
+                words = " ".join(str(error).split())[:160]
+                return {"reason": f"{type(error).__name__}: {words}", "seconds": time.monotonic() - began}
+        return {"scores": scores, "reason": "", "seconds": time.monotonic() - began}
 
     found = kept.get("peers", key, make)
     return replace(
@@ -661,22 +672,6 @@ def attempt(
         seconds=float(found["seconds"]),
         reason=str(found["reason"]),
     )
-
-
-@contextmanager
-def at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError after so many seconds."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def agreement(data: Problem, fitted: Fit, kept: Kept, true: Truth, limit: int) -> Iterator[Line]:
@@ -850,7 +845,7 @@ def replace_labels(batch: Batch, flipped: NDArray[np.bool_]) -> Batch:
 
 
 QUICK = {
-    "rows": 2000, "targets": 20, "tuning": 20, "validation": 500, "subsets": 30, "starts": 2, "removal_seeds": 2,
+    "rows": 2000, "targets": 20, "tuning": 20, "validation": 500, "subsets": 30, "starts": 2, "removal_seeds": 2, "batch_size": 100,
 }  # fmt: skip
 
 

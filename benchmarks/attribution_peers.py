@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import resource
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,13 +131,14 @@ def dattri_tracin_cp(case: Case) -> Floats:
 def dattri_influence_cg(case: Case) -> Floats:
     """Conjugate gradients on the Hessian of all rows, at most 10 iterations by default.
 
-    Ten targets at once: it holds the activations of all rows for each.
+    It solves anew for each batch of training rows, so that all rows are one batch, and each target another.
     """
     from dattri.algorithm.influence_function import IFAttributorCG
 
     attributor = IFAttributorCG(task=_dattri_task(case), regularization=case.damping or 0.0)
-    attributor.cache(_dattri_loaders(case, len(case.train))[0])
-    return attributor.attribute(*_dattri_loaders(case, at_once=10)).T.detach().double().numpy()
+    rows, targets = _dattri_loaders(case, len(case.train), at_once=1)
+    attributor.cache(rows)
+    return attributor.attribute(rows, targets).T.detach().double().numpy()
 
 
 def dattri_arnoldi(case: Case) -> Floats:
@@ -254,7 +256,7 @@ def captum_tracin_cp(case: Case) -> Floats:
 
 def captum_arnoldi(case: Case) -> Floats:
     """The Hessian in a Krylov space of 50 dimensions (Schioppa et al. 2022)."""
-    from captum.influence import ArnoldiInfluenceFunction
+    from captum.influence._core.arnoldi_influence_function import ArnoldiInfluenceFunction
 
     wrapped = OneInput(case.model, case.train.inputs["cat"].shape[1])
     more = {} if case.damping is None else {"hessian_reg": case.damping}
@@ -429,6 +431,12 @@ PEERS: dict[str, dict[str, tuple[Callable[[Case], Floats], bool]]] = {
         "knn_shapley": (pydvl_knn_shapley, False),
     },
 }
+
+
+def confine(memory: int) -> None:
+    """Begin a process: one thread, and no more bytes of data than these, so that a greedy peer fails alone."""
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
 
 def quietly(function: Callable[[Case], Floats], case: Case) -> Floats:
