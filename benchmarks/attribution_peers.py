@@ -131,14 +131,16 @@ def dattri_tracin_cp(case: Case) -> Floats:
 def dattri_influence_cg(case: Case) -> Floats:
     """Conjugate gradients on the Hessian of all rows, at most 10 iterations by default.
 
-    It solves anew for each batch of training rows, so that all rows are one batch, and each target another.
+    It solves anew for each batch of training rows, so that all rows are one batch, and each target another. Its sum
+    of results would keep the graph of every target, hence without gradients of what it adds up.
     """
     from dattri.algorithm.influence_function import IFAttributorCG
 
     attributor = IFAttributorCG(task=_dattri_task(case), regularization=case.damping or 0.0)
     rows, targets = _dattri_loaders(case, len(case.train), at_once=1)
     attributor.cache(rows)
-    return attributor.attribute(rows, targets).T.detach().double().numpy()
+    with torch.no_grad():
+        return attributor.attribute(rows, targets).T.double().numpy()
 
 
 def dattri_arnoldi(case: Case) -> Floats:
