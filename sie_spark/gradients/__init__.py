@@ -14,6 +14,7 @@ from sie_spark.gradients.kfac import EKFAC, KFAC, Basis, fisher_loss
 from sie_spark.gradients.products import GaussNewton, gnvp, gradient, hvp
 from sie_spark.gradients.quantities import Dots, LastLayer, Measured, Norms, Projections, Quantity
 from sie_spark.gradients.registry import Call, refuse, rule
+from sie_spark.gradients.sketch import TensorSketch
 
 __all__ = [
     "EKFAC",
@@ -37,6 +38,7 @@ __all__ = [
     "Result",
     "Rows",
     "Solution",
+    "TensorSketch",
     "UnsupportedLayer",
     "UnsupportedLoss",
     "UnsupportedParameter",

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from sie_spark.gradients.forms import Dense, Form, Rows, matrix_shape
 
-__all__ = ["project", "projected_size", "signs"]
+__all__ = ["coordinate_hash", "project", "projected_size", "signs"]
 
 _WORD = 64
 
@@ -32,6 +32,11 @@ def signs(index: Tensor, size: int, key: int) -> Tensor:
     state = _mix(_mix(index.unsqueeze(-1) + key) + word * -7046029254386353131)
     bits = (state.unsqueeze(-1) >> torch.arange(_WORD, device=index.device)) & 1
     return (bits.flatten(-2)[..., :size] * 2 - 1).to(torch.int8)
+
+
+def coordinate_hash(index: Tensor, *, seed: int, name: str, side: str) -> Tensor:
+    """64 random bits a coordinate of one side of a parameter, int64 of the shape of ``index``."""
+    return _mix(_mix(index + _key(seed, name, side)))
 
 
 def _mix(x: Tensor) -> Tensor:
