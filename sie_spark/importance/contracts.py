@@ -317,6 +317,11 @@ def needed(model: str, given: Given, scorer: str) -> str:
     return model
 
 
+def damping_of(given: Given, usual: float) -> float:
+    """``importance.damping``, or what a scorer takes where it is not set; in units of the mean eigenvalue."""
+    return usual if given.settings.damping is None else given.settings.damping
+
+
 def state_to_bytes(state: State) -> bytes:
     """An artefact as a file: numpy's zip of arrays, no pickle."""
     buffer = io.BytesIO()

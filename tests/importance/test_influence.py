@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from helpers.scored_rows import GIVEN, KNOWN, batch_of, fitted, fresh, scored, validation_rows
-from sie_spark.gradients import Projections, per_sample
+from sie_spark.gradients import TensorSketch, per_sample
 from sie_spark.importance import SCORERS
 from sie_spark.importance.combination import rank
 from sie_spark.importance.fits.auxiliary_network import AGREEMENT, AuxiliaryNetwork
@@ -43,16 +43,16 @@ def p_of(model: nn.Module, batch: Batch) -> Tensor:
 
 def test_influence_by_conjugate_gradients_equals_a_dense_solve() -> None:
     model, rows, batch = fresh(), validation_rows(), batch_of()
-    settings = Importance(damping=2.0, iterations=500)
+    settings = Importance(damping=300.0, iterations=500)
     given = fitted({REFERENCE: model}, ["influence_cg"], settings=settings)
     found = scored({REFERENCE: model}, ["influence_cg"], batch, given)["influence_cg"]
     j, p, w = jacobian(model, rows), p_of(model, rows), rows.weight.double()
     v = (w * (p - rows.label)) @ j / w.sum()
     g = (j * (w * p * (1 - p))[:, None]).T @ j / w.sum()
-    u = torch.linalg.solve(g + 2.0 * g.trace() / len(g) * torch.eye(len(g), dtype=torch.float64), v)
+    u = torch.linalg.solve(g + 300.0 * g.trace() / len(g) * torch.eye(len(g), dtype=torch.float64), v)
     expected = (p_of(model, batch) - batch.label) * (jacobian(model, batch) @ u)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-2, atol=2e-3 * expected.abs().max())
-    fit = ConjugateDirection(settings.sample_rows, 2.0, 500)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0.05, atol=0.03 * expected.abs().max())
+    fit = ConjugateDirection(settings.sample_rows, 300.0, 500)
     assert fit.cautions(given.states[fit.key]) == []
     hasty = fitted({REFERENCE: model}, ["influence_cg"], settings=Importance(damping=1e-6, iterations=1))
     few = ConjugateDirection(settings.sample_rows, 1e-6, 1)
@@ -78,25 +78,28 @@ def test_influence_by_ekfac_is_exact_where_kronecker_products_are() -> None:
         g = at[part]
         outer = torch.diag(g.square()) if "embedding" in name else torch.outer(g, g)
         fisher = float(p_of(model, one) * (1 - p_of(model, one))) * outer
-        damping = GIVEN.settings.damping * fisher.trace() / len(g)
+        damping = 0.1 * fisher.trace() / len(g)
         u = torch.linalg.solve(fisher + damping * torch.eye(len(g), dtype=torch.float64), slope * g)
         expected += (rows[:, part] @ u).numpy()
     expected *= (p_of(model, batch) - batch.label).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("name", "fisher"), [("trak", False), ("logra", True)])
-def test_projected_influence_equals_its_formula(name: str, fisher: bool) -> None:
+@pytest.mark.parametrize("name", ["trak", "logra"])
+def test_sketched_influence_equals_its_formula(name: str) -> None:
     model, rows, batch = fresh(), validation_rows(), batch_of()
-    found = scored({REFERENCE: model}, [name], batch)[name]
-    projections = Projections(GIVEN.settings.projection_rank)
+    given = fitted({REFERENCE: model}, [name], settings=Importance(sketch_size=64))
+    found = scored({REFERENCE: model}, [name], batch, given)[name]
+    sketch = TensorSketch(64)
     seen, mine = (
-        per_sample(model, part.inputs, lambda logit: logit, projections)[projections.key].double()
+        per_sample(model, part.inputs, lambda logit: logit, sketch)[sketch.key].double()
         for part in (rows, batch)
     )
     p, w = p_of(model, rows), rows.weight.double()
-    inner = (seen * (w * (p * (1 - p) if fisher else 1))[:, None]).T @ seen / w.sum()
-    inner += GIVEN.settings.damping * inner.trace() / len(inner) * torch.eye(len(inner), dtype=torch.float64)
+    curved = p * (1 - p) if name == "trak" else (p - rows.label).square()
+    inner = (seen * (w * curved)[:, None]).T @ seen / w.sum()
+    mean = inner.trace() / sum(value.numel() for value in model.parameters())
+    inner += {"trak": 2.0, "logra": 4.0}[name] * mean * torch.eye(len(inner), dtype=torch.float64)
     u = torch.linalg.solve(inner, (w * (p - rows.label)) @ seen / w.sum())
     expected = (p_of(model, batch) - batch.label) * (mine @ u)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-4 * expected.abs().max())

@@ -21,7 +21,7 @@ from sie_spark.models.cache import CACHE
 from sie_spark.models.objective import BINARY
 from sie_spark.models.store import REFERENCE, model_from_bytes
 
-TOLERANCE = 1e-3
+TOLERANCE = 0.03  # a smaller one says no more of retraining
 NORMS = Norms()
 RESIDUAL = "_residual"
 

@@ -186,16 +186,14 @@ class Importance(Settings):
         lt=1,
         description="threshold k-NN Shapley: its radius holds this share of the training rows of the median target",
     )
-    damping: float = Field(
-        0.1,
-        gt=0,
-        description="added to curvature before it is inverted, in units of its mean eigenvalue",
+    damping: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="added to curvature before it is inverted, in units of its mean eigenvalue; null: 2 for influence_cg"
+        " and trak, 4 for logra, 0.1 for influence_ekfac",
     )
     iterations: int = Field(50, ge=1, description="steps of conjugate gradients at most")
-    projection_rank: int = Field(
-        8,
-        ge=1,
-        description="TRAK and LoGra: rank of the two random matrices of a layer; columns are its square",
+    sketch_size: int = Field(
+        1024, ge=1, description="trak and logra: numbers that a row's gradient is sketched in"
     )
     parameter_group: list[str] = Field(
         ["input"],

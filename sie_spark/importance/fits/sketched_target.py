@@ -1,4 +1,4 @@
-"""The validation gradient in the space of random projections."""
+"""The validation gradient in the space of random sketch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from sie_spark.gradients import Projections, Quantity
+from sie_spark.gradients import Quantity, TensorSketch
 from sie_spark.importance.contracts import Accumulator, Fit, Given, Seen, State
 from sie_spark.models.store import REFERENCE
 
 
 @dataclass(frozen=True)
-class ProjectedTarget(Fit):
+class SketchedTarget(Fit):
     """``target``: the weighted mean of ``(p - y) phi`` over validation rows, float64 [k].
 
     Parameters
     ----------
-    rank:
-        of the projection.
+    size:
+        of the sketch.
     """
 
-    rank: int
+    size: int
 
-    name: ClassVar[str] = "projected_target"
+    name: ClassVar[str] = "sketched_target"
     rows: ClassVar[Literal["train", "validation"]] = "validation"
 
     def models(self) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ class ProjectedTarget(Fit):
 
     def open(self, given: Given) -> Accumulator:
         """See :class:`Fit`."""
-        return _Sum(Projections(self.rank))
+        return _Sum(TensorSketch(self.size))
 
     def finish(self, state: State, given: Given) -> State:
         """The mean."""
@@ -41,16 +41,16 @@ class ProjectedTarget(Fit):
 
 
 class _Sum(Accumulator):
-    def __init__(self, projections: Projections) -> None:
-        self.projections = projections
+    def __init__(self, sketch: TensorSketch) -> None:
+        self.sketch = sketch
         self.total: State = {}
 
     def quantities(self) -> dict[str, tuple[Quantity, ...]]:
-        return {REFERENCE: (self.projections,)}
+        return {REFERENCE: (self.sketch,)}
 
     def add(self, seen: Seen) -> None:
         weight = seen.batch.weight.double()
-        phi = seen.measured[REFERENCE][self.projections.key].double()
+        phi = seen.measured[REFERENCE][self.sketch.key].double()
         found = {"sum": (weight * seen.slope(REFERENCE)) @ phi, "weight": weight.sum()}
         for name, value in found.items():
             self.total[name] = self.total.get(name, np.zeros(value.shape)) + value.numpy()
