@@ -48,9 +48,10 @@ from sie_spark.gradients import (
     Norms,
     TensorSketch,
     conjugate_gradient,
-    fisher_loss,
     gradient,
 )
+from sie_spark.importance import shapley
+from sie_spark.importance.fits.ekfac_direction import preconditioned
 from sie_spark.models import Batch, build_model
 from sie_spark.platform.code import code_digest
 from sie_spark.platform.config import Model
@@ -420,15 +421,17 @@ def influence_cg(
 
 def influence_ekfac(fitted: Fit, train: Batch, groups: Sequence[Batch], damping: float) -> Floats:
     """Influence by eigenvalue-corrected Kronecker factors of the Fisher matrix (Grosse et al. 2023)."""
-    engine, draws = Engine(fitted.model), torch.Generator().manual_seed(0)
-    factors = KFAC()
-    engine(train.inputs, fisher_loss(draws), factors)
+
+    def loss(logit: Tensor) -> Tensor:
+        p = torch.sigmoid(logit.detach())
+        return (p * (1 - p)).sqrt() * logit  # its gradients have the Fisher matrix as second moment
+
+    engine, factors = Engine(fitted.model), KFAC()
+    engine(train.inputs, loss, factors)
     values = EKFAC(factors.basis())
-    engine(train.inputs, fisher_loss(draws), values)
-    basis = values.basis()
-    mean = torch.cat([v.flatten() for name, v in basis.tensors.items() if name.startswith("values/")]).mean()
+    engine(train.inputs, loss, values)
     vectors = group_gradients(fitted.model, groups)
-    return dots(fitted.model, train, [basis.solve(v, damping=damping * float(mean)) for v in vectors])
+    return dots(fitted.model, train, [preconditioned(values.basis(), v, damping) for v in vectors])
 
 
 def sketch(model: nn.Module, batch: Batch, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -486,31 +489,16 @@ def standardised(model: nn.Module, train: Batch, groups: Sequence[Batch]) -> tup
     return (rows - mean) / spread, [(representation(model, g) - mean) / spread for g in groups]
 
 
-def neighbour_values(rows: Floats, labels: Floats, target: Floats, label: float, neighbours: int) -> Floats:
-    """Exact Shapley values of a k-nearest-neighbours classifier for one target, [rows] (Jia et al. 2019)."""
-    size = len(rows)
-    order = np.argsort((rows**2).sum(axis=1) - 2 * rows @ target, kind="stable")
-    right = (labels[order] == label).astype(np.float64)
-    place = np.arange(1, size)
-    steps = np.append(
-        (right[:-1] - right[1:]) / np.maximum(neighbours, place), right[-1] / max(neighbours, size)
-    )
-    values = np.empty(size)
-    values[order] = np.cumsum(steps[::-1])[::-1]
-    return values
-
-
 def knn_shapley(fitted: Fit, train: Batch, groups: Sequence[Batch], neighbours: int = NEIGHBOURS) -> Floats:
     """k-NN Shapley in what the last layer takes, mean over each group."""
     rows, targets = standardised(fitted.model, train, groups)
-    labels = train.label.numpy().astype(np.float64)
-    found = []
-    for group, target in zip(groups, targets, strict=True):
-        values = np.zeros(len(rows))
-        for one, label in zip(target, group.label.tolist(), strict=True):
-            values += neighbour_values(rows, labels, one, label, neighbours) / len(group)
-        found.append(values)
-    return np.stack(found)
+    labels = train.label.numpy()
+    return np.stack(
+        [
+            shapley.knn_shapley(rows, labels, target, group.label.numpy(), neighbours)
+            for group, target in zip(groups, targets, strict=True)
+        ]
+    )
 
 
 Scorer = Callable[[Fit, Batch, Sequence[Batch]], Floats]

@@ -48,26 +48,3 @@ def test_the_ceiling_of_noisy_retrainings_is_the_correlation_with_what_they_esti
     mean = attribution.correlations(starts.mean(axis=0), signal).mean()
     assert agreed == pytest.approx(1 / 1.5, abs=0.03)  # two starts: noise of variance 1/2 on either side
     assert best == pytest.approx(mean, abs=0.02)
-
-
-def test_the_better_of_two_neighbours_is_worth_what_the_definition_of_shapley_says(
-    attribution: ModuleType,
-) -> None:
-    """Against the average over all orders in which the rows can come."""
-    from itertools import permutations
-
-    right, neighbours = [1, 0, 1, 1], 2  # nearest first
-    orders = list(permutations(range(4)))
-    expected = np.zeros(4)
-    for order in orders:
-        present: list[int] = []
-        before = 0.0
-        for row in order:
-            present = sorted([*present, row])
-            now = sum(right[k] for k in present[:neighbours]) / neighbours
-            expected[row] += (now - before) / len(orders)
-            before = now
-    rows = np.arange(4.0)[:, None]
-    labels = np.array(right, dtype=np.float64)
-    found = attribution.neighbour_values(rows, labels, np.array([-1.0]), 1.0, neighbours)
-    assert found == pytest.approx(expected)
