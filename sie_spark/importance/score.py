@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, Observation, SparkSession
 
 CODE = ("sie_spark.importance", "sie_spark.gradients")
-VERSIONS = "scorer_versions"  # column: name of a score -> version of what made it
+VERSIONS = "scorer_versions"  # column: JSON, name of a score -> version of what made it
 
 
 def run(ctx: Context, *, plan_only: bool = False) -> StageResult:
@@ -280,8 +281,8 @@ def _write(
     from pyspark.sql import functions as F
 
     (rows, read), wrote = scored, Observation("score_written")
-    pairs = [F.lit(text) for name in sorted(versions) for text in (name, versions[name])]
-    rows = rows.withColumn(VERSIONS, F.create_map(*pairs))
+    # one text, which Parquet keeps once a file; a map would write its entries anew for every row
+    rows = rows.withColumn(VERSIONS, F.lit(json.dumps(dict(versions), sort_keys=True)))
     rows = rows.observe(wrote, F.count(F.lit(1)).alias("rows"), *_summary_columns(versions))
     with workers(
         "scoring",

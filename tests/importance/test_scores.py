@@ -438,7 +438,7 @@ def test_stage(make_context: Any) -> None:
     assert {row[0]: row[1] for row in table.select("sample_id", "score_loss").collect()} == before
     p = table.select("p", "score_entropy").toPandas()
     np.testing.assert_allclose(p.score_entropy, -p.p * np.log(p.p) - (1 - p.p) * np.log(1 - p.p), rtol=1e-4)
-    versions = table.select("scorer_versions").first()[0]
+    versions = json.loads(table.select("scorer_versions").first()[0])
     assert (
         set(versions) == {"p", "loss", "entropy"} and versions["loss"] == result.details["versions"]["loss"]
     )
