@@ -475,7 +475,7 @@ def test_scores_against_the_validation_part(make_context: Any) -> None:
         "kept: gradient_dot, tracin"
     ]
     table = context.catalog.read("scores").toPandas().set_index("sample_id")
-    known = score.knownmodels_of(context, score.require_model(context.root, PILOT), context.config.training)
+    known = score.known_models(context, score.require_model(context.root, PILOT), context.config.training)
     assert [model.learning_rate for model in known.values()] == pytest.approx([0.0, 0.0, 0.0075, 0.0025])
     spec_rows = Batch.from_arrow(
         context.catalog.read("samples").where("split = 'validation'").toArrow(), SPEC
