@@ -52,6 +52,7 @@ HELP = {
     "run": "all stages in order",
     "demo": "all stages on a simulated clickstream",
     "export": "the kept rows of an arm with weights, as Parquet and libsvm, for other learners",
+    "explain": "one row in words: its scores and ranks, what carries its gradient, the training rows that pushed it",
     "maintain": "compact the tables, expire old files, assert what the tables promise",
     "forget": "remove a person from every table, and name what had learnt from them",
     "doctor": "check Java, jars, workers, slots, disk and tracking store",
@@ -148,6 +149,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, 
                     "forget": {"user": "user", "at_once": "at_once"},
                     "score": {"plan_only": "plan"},
                     "export": {"out": "out", "arm": "arm"},
+                    "explain": {name: name for name in ("sample_id", "worst", "query_row", "by")},
                 }
                 arguments = {key: getattr(options, name) for key, name in own.get(options.job, {}).items()}
                 result, run_id = run_stage(options.job, ctx, tracker, **arguments)
@@ -196,6 +198,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--out", required=True, metavar="DIR", help="an empty folder, or an earlier export"
             )
             job.add_argument("--arm", help="whose rows (default: those that the evidence recommends)")
+        if name == "explain":
+            _add_rows_to_explain(job)
         if name == "score":
             job.add_argument(
                 "--plan", action="store_true", help="print the passes that would run, and do nothing"
@@ -205,6 +209,32 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_argument("name", nargs="?", default="", help="those below a name, e.g. dataset.impressions")
     settings.add_argument("--schema", action="store_true", help="as JSON Schema, for an editor")
     return parser
+
+
+def _add_rows_to_explain(job: argparse.ArgumentParser) -> None:
+    which = job.add_mutually_exclusive_group(required=True)
+    which.add_argument("--sample-id", metavar="ID", help="a row of table scores, by its column sample_id")
+    which.add_argument(
+        "--worst",
+        metavar="N",
+        type=_at_least_one,
+        help="the N rows highest in a score (lowest, of a signed audit: there a low score means harm); the first in full",
+    )
+    which.add_argument(
+        "--query-row",
+        metavar="ID",
+        help="any row of table samples, a test row too: what pushed its prediction?",
+    )
+    job.add_argument(
+        "--by", metavar="SCORE", help="the score that --worst goes by (default: loss, else error)"
+    )
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 @contextmanager

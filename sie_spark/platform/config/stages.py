@@ -277,6 +277,17 @@ class Report(Settings):
     )
 
 
+class Explain(Settings):
+    """How ``sie explain`` looks for the training rows that are nearest to one row."""
+
+    candidates: int = Field(
+        500_000,
+        ge=1,
+        description="training rows at most that are looked at: those of smallest hash where there are more",
+    )
+    neighbours: int = Field(5, ge=1, description="rows shown that helped, and as many that harmed")
+
+
 class Simulator(Settings):
     """A clickstream whose truth is known."""
 

@@ -1,0 +1,218 @@
+"""Job ``explain``: one row in words, its scores and ranks, what carries its gradient, its nearest training rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sie_spark.explanation import neighbours
+from sie_spark.explanation.direction import direction, kept_basis
+from sie_spark.explanation.facts import Explained
+from sie_spark.explanation.page import render
+from sie_spark.explanation.rows import (
+    check_scored,
+    chosen_score,
+    find,
+    kept_by_arms,
+    low_is_worst,
+    number_of,
+    scores_there,
+    standings,
+    worst,
+)
+from sie_spark.explanation.shares import shares_of
+from sie_spark.explanation.tell import tell
+from sie_spark.features.samples import encoder
+from sie_spark.importance.contracts import Given, state_to_bytes
+from sie_spark.importance.score import known_models, task_threads
+from sie_spark.importance.worker import ArtefactRef, Pass, build_engine
+from sie_spark.models import Batch
+from sie_spark.models.objective import BINARY, one_logit_a_row
+from sie_spark.models.store import PILOT, REFERENCE, check_encoder, load_model, require_model
+from sie_spark.platform.catalog import union_of_dates
+from sie_spark.platform.config.load import digest
+from sie_spark.platform.context import Context
+from sie_spark.platform.errors import ConfigError, StageOrderError
+from sie_spark.platform.result import StageResult, TableRef
+from sie_spark.weighting.examples import feature_values
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+FOLDER = "explanations"
+BY_EKFAC = (
+    "influence: the inner product of the two rows' loss gradients through the inverse of EK-FAC's Fisher matrix"
+    " (importance.damping {damping:g})"
+)
+BY_DOT = (
+    "the inner product of the two rows' loss gradients: 'sie score' left no EK-FAC basis of this reference (scorer"
+    " influence_ekfac makes one)"
+)
+
+
+def run(
+    ctx: Context,
+    *,
+    sample_id: str | None = None,
+    worst: int | None = None,
+    query_row: str | None = None,
+    by: str | None = None,
+) -> StageResult:
+    """Explain a row; one of the first three arguments is given.
+
+    Parameters
+    ----------
+    sample_id:
+        of a training or validation row, which has scores.
+    worst:
+        so many rows that are the highest in a score (the lowest, where a low score means harm); the first in full.
+    query_row:
+        sample_id of any row, a test row too.
+    by:
+        the score that ``worst`` goes by; default: loss, else error, else the first there is.
+
+    Raises
+    ------
+    ConfigError
+        for an id that is no number, or a score that is not there.
+    DataError
+        for an id that no row has, or a test row as ``sample_id``.
+    StageOrderError
+        when samples, scores or the reference are missing, or are of other rows.
+    """
+    if by is not None and worst is None:
+        raise ConfigError("--by says what --worst goes by", remedy="give --worst N too, or leave out --by")
+    asked = number_of(sample_id or query_row or "0", "--sample-id" if sample_id else "--query-row")
+    samples = ctx.catalog.ref("samples")
+    encoded, _ = encoder(ctx)
+    given = _given(ctx, encoded)
+    inputs = {"samples": samples}
+    scores = None
+    if query_row is None or ctx.catalog.exists("scores"):
+        inputs["scores"] = ctx.catalog.ref("scores")
+        scores = ctx.catalog.read("scores", version=inputs["scores"].version)
+
+    name, dates = "", "true"
+    rows: list[dict[str, Any]] = []
+    if worst is not None:
+        assert scores is not None
+        name, rows = _worst(scores, worst, by)
+        asked, dates = int(rows[0]["sample_id"]), union_of_dates([str(rows[0]["event_date"])])
+    found = _explained(
+        ctx, samples, scores, given, asked, dates=dates, query=query_row is not None, rows=rows, by=name
+    )
+    tell(ctx.progress, found)
+    page = f"worst-{name}" if rows else str(asked)
+    path = ctx.root.write_bytes(render(found).encode(), FOLDER, f"{page}.html")
+    return StageResult(
+        inputs=inputs,
+        metrics={
+            "p": found.p,
+            "loss": found.loss,
+            "helpful": len(found.helpful),
+            "harmful": len(found.harmful),
+        },
+        details=found.as_dict(),
+        artifacts=[path] if ctx.root.is_local else [],
+        report=path,
+    )
+
+
+def _given(ctx: Context, encoded: str) -> Given:
+    """The reference as audits read it, before it saw the validation rows."""
+    pilot = require_model(ctx.root, PILOT)
+    check_encoder(pilot, encoded)
+    known = known_models(ctx, pilot, ctx.config.training)
+    if REFERENCE not in known:
+        raise StageOrderError(
+            f"no model '{REFERENCE}' of these samples under {ctx.root.uri}: explain reads its gradients",
+            remedy="run 'sie train --set reference.fit=true' with the same --root and --config first",
+        )
+    return Given({REFERENCE: known[REFERENCE]}, settings=ctx.config.importance)
+
+
+def _worst(scores: DataFrame, count: int, by: str | None) -> tuple[str, list[dict[str, Any]]]:
+    name = chosen_score(by, scores_there(scores))
+    rows = worst(scores, name, count) if name else []
+    if not rows:
+        raise StageOrderError(
+            "table scores has no score, or no row", remedy="run 'sie score' with the same --root and --config"
+        )
+    return name, rows
+
+
+def _explained(
+    ctx: Context,
+    samples: TableRef,
+    scores: DataFrame | None,
+    given: Given,
+    sample_id: int,
+    *,
+    dates: str,
+    query: bool,
+    rows: Sequence[dict[str, Any]],
+    by: str,
+) -> Explained:
+    held = ctx.catalog.read("samples", version=samples.version)
+    table = find(ctx, held, sample_id, test_too=query, dates=dates)
+    split, day = str(table.column("split")[0].as_py()), str(table.column("event_date")[0].as_py())
+    stands, pilot_p = ([], None) if scores is None or split == "test" else standings(scores, sample_id, day)
+    if not query:
+        check_scored(stands, sample_id)
+
+    reference = given.models[REFERENCE]
+    model, spec = load_model(reference.uri)
+    build_engine(
+        model, tuple(ctx.config.importance.materialise)
+    )  # a model without exact gradients fails here
+    row = Batch.from_arrow(table, spec)
+    row = replace(row, offset=torch.zeros_like(row.label), weight=torch.ones_like(row.label))
+    with torch.inference_mode():
+        logit = one_logit_a_row(model(**row.inputs), row)
+        loss, p = float(BINARY.losses(logit, row)[0]), float(BINARY.predictions(logit)["label"][0])
+    basis = kept_basis(ctx, given)
+    along = direction(model, row, basis, ctx.config.importance.damping)
+
+    folder = (FOLDER, "parts", digest([sample_id, reference.digest]))
+    ctx.root.remove(*folder)  # of a run that was killed
+    data = state_to_bytes({name: value.numpy() for name, value in along.items()})
+    uri = ctx.root.write_bytes(data, *folder, "direction.npz")
+    artefact = ArtefactRef(neighbours.DIRECTION, uri, hashlib.sha256(data).hexdigest())
+    threads = task_threads(ctx.spark)
+    shared = Pass((reference,), (reference,), (artefact,), threads, spec, ctx.config.importance)
+    candidates, share = neighbours.candidates(ctx, samples.version, spec.columns, but=sample_id)
+    helpful, harmful = neighbours.find(ctx, candidates, shared)
+    ctx.root.remove(*folder)
+
+    others = [(one.sample_id, str(one.event_date)) for one in (*helpful, *harmful)]
+    others += [(int(one["sample_id"]), str(one["event_date"])) for one in rows]
+    every = [(sample_id, day), *others]
+    words = feature_values(ctx, [one for one, _ in every], {date for _, date in every})
+    how = BY_DOT if basis is None else BY_EKFAC.format(damping=ctx.config.importance.damping)
+    return Explained(
+        dataset=ctx.config.dataset.name,
+        sample_id=sample_id,
+        split=split,
+        date=day,
+        label_name=ctx.config.dataset.label,
+        label=float(row.label[0]),
+        loss=loss,
+        p=p,
+        pilot_p=pilot_p,
+        columns={one.input_name: one.column for one in ctx.config.dataset.features},
+        words=words,
+        shares=shares_of(model, spec, row),
+        standings=stands,
+        arms=kept_by_arms(ctx, sample_id, split, day),
+        helpful=helpful,
+        harmful=harmful,
+        how=how,
+        share=share,
+        rows=list(rows),
+        by=by,
+        lowest=bool(by) and low_is_worst(by),
+    )
