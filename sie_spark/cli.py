@@ -37,6 +37,7 @@ from sie_spark.summary import show
 
 WRONG_USAGE = 2
 INTERRUPTED = 130  # what a shell gives for Ctrl-C
+OF_JOB = {"explain": ("session.jit=quick",)}  # settings whose default a job knows better
 JOBS = (*STAGES, "run", "demo", *ON_DEMAND, *UPKEEP, "doctor")
 HELP = {
     "simulate": "write a clickstream whose truth is known",
@@ -161,12 +162,13 @@ def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, 
 
 def _config(options: argparse.Namespace, root: Root) -> Config:
     name = options.config or "simulated"
+    overrides = [*OF_JOB.get(options.job, ()), *options.set]
     config = load_config(
-        name, overrides=options.set, environment=options.environment, source=getattr(options, "source", None)
+        name, overrides=overrides, environment=options.environment, source=getattr(options, "source", None)
     )
     if config.dataset.source.path is None and config.dataset.name == "simulated":
         config = load_config(
-            name, overrides=options.set, environment=options.environment, source=root.path("raw")
+            name, overrides=overrides, environment=options.environment, source=root.path("raw")
         )
     return config
 

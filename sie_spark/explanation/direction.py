@@ -14,8 +14,7 @@ from sie_spark.importance.contracts import Fit, Given, state_from_bytes
 from sie_spark.importance.fits.ekfac_direction import preconditioned
 from sie_spark.importance.fits.ekfac_moments import EkfacMoments
 from sie_spark.importance.fits.kronecker_factors import KroneckerFactors
-from sie_spark.importance.plan import make_plan
-from sie_spark.importance.registry import SCORERS
+from sie_spark.importance.plan import Plan
 from sie_spark.importance.score import CODE
 from sie_spark.models import Batch
 from sie_spark.models.objective import BINARY, one_logit_a_row
@@ -39,7 +38,7 @@ def kept_basis(ctx: Context, given: Given) -> Basis | None:
     base = ctx.load_details("score").get("base")
     if base is None:
         return None
-    plan = make_plan([SCORERS["influence_ekfac"]], given)
+    plan = Plan(levels=tuple((fit,) for fit in BASIS), scorers=())
     code = code_digest(*sorted(model_code(ctx.config.model, *CODE)))
     names = digests(plan, given, rows=base, code=code)
     found = there(ctx, plan, names)

@@ -20,6 +20,7 @@ from sie_spark.models.store import REFERENCE
 from sie_spark.platform.context import Context
 from sie_spark.platform.draws import at_most
 from sie_spark.platform.errors import workers
+from sie_spark.platform.result import TableRef
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -179,13 +180,13 @@ def merged(found: Iterable[tuple[int, Neighbour]], count: int) -> tuple[list[Nei
     return kept[1], [replace(one, value=-one.value) for one in kept[-1]]
 
 
-def candidates(ctx: Context, version: int, columns: list[str], *, but: int) -> tuple[DataFrame, float]:
+def candidates(ctx: Context, samples: TableRef, columns: list[str], *, but: int) -> tuple[DataFrame, float]:
     """The training rows without one, or about ``explain.candidates`` of them; and the share of rows that is looked at."""
     from pyspark.sql import functions as F
 
-    rows, share = at_most(
-        split_rows(ctx, version, "train"), ctx.config.explain.candidates, seed=SEED, purpose="explain"
-    )
+    rows, share, most = split_rows(ctx, samples.version, "train"), 1.0, ctx.config.explain.candidates
+    if samples.rows is None or samples.rows > most:  # else there is no need to count them
+        rows, share = at_most(rows, most, seed=SEED, purpose="explain")
     kept = [name for name in ("sample_id", "event_date", "label", *columns) if name in rows.columns]
     return rows.where(F.col("sample_id") != F.lit(but)).select(*kept), share
 

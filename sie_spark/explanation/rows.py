@@ -10,7 +10,7 @@ from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import score_column
 from sie_spark.platform.catalog import union_of_dates
 from sie_spark.platform.context import Context
-from sie_spark.platform.errors import ConfigError, DataError, StageOrderError
+from sie_spark.platform.errors import ConfigError, DataError, SieError, StageOrderError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,29 +62,39 @@ def number_of(text: str, option: str) -> int:
     return found
 
 
-def find(
-    ctx: Context, samples: DataFrame, sample_id: int, *, test_too: bool, dates: str = "true"
-) -> pa.Table:
-    """The encoded row, an Arrow table of one row.
+def find(frame: DataFrame, sample_id: int, *, dates: str = "true") -> pa.Table:
+    """The row of an id with all its columns: an Arrow table of one row, or of none."""
+    from pyspark.sql import functions as F
+
+    # without limit(1), which would look into one file after the other
+    return frame.where(dates).where(F.col("sample_id") == F.lit(sample_id)).toArrow()
+
+
+def require(found: pa.Table, sample_id: int, where: str) -> None:
+    """Raise where no row was found.
 
     Raises
     ------
     DataError
-        where no row has this id, or it is a test row that nobody asked about.
+        saying where ids are found.
     """
-    from pyspark.sql import functions as F
-
-    found = samples.where(dates).where(F.col("sample_id") == F.lit(sample_id)).limit(1).toArrow()
     if not found.num_rows:
-        raise DataError(
-            f"no row of samples under {ctx.root.uri} has sample_id {sample_id}", remedy=WHERE_IDS_ARE
-        )
-    if not test_too and found.column("split")[0].as_py() == "test":
-        raise DataError(
+        raise DataError(f"no row of {where} has sample_id {sample_id}", remedy=WHERE_IDS_ARE)
+
+
+def why_not_scored(samples: DataFrame, sample_id: int, where: str) -> SieError:
+    """What to say of an id that table scores does not have."""
+    found = find(samples, sample_id)
+    require(found, sample_id, where)
+    if found.column("split")[0].as_py() == "test":
+        return DataError(
             f"sample {sample_id} is a test row: no score looks at it",
-            remedy=f"sie explain --query-row {sample_id}",
+            remedy=f"sie explain --query-row={sample_id}",
         )
-    return found
+    return StageOrderError(
+        f"sample {sample_id} is in samples and not in scores: these are of other rows",
+        remedy="run 'sie score' with the same --root and --config first",
+    )
 
 
 def scores_there(scores: DataFrame) -> list[str]:
@@ -120,7 +130,7 @@ def low_is_worst(name: str) -> bool:
     return scorer is not None and scorer.signed and "audit" in scorer.uses
 
 
-def worst(scores: DataFrame, name: str, count: int) -> list[dict[str, Any]]:
+def worst_rows(scores: DataFrame, name: str, count: int) -> list[dict[str, Any]]:
     """The ``count`` worst rows by a score, the worst first: id, date, label, p and the score; no shuffle."""
     from pyspark.sql import functions as F
 
@@ -130,41 +140,22 @@ def worst(scores: DataFrame, name: str, count: int) -> list[dict[str, Any]]:
     return [{**row.asDict(), "score": row[column]} for row in rows.limit(count).collect()]
 
 
-def standings(scores: DataFrame, sample_id: int, date: str) -> tuple[list[Standing], float | None]:
-    """Each score of a row with its rank, and the pilot's p: one look at its day, one aggregate over the table.
-
-    Nothing where the row was not scored.
-    """
+def standings(scores: DataFrame, row: pa.Table) -> list[Standing]:
+    """Each score of a row of the table with its rank: one aggregate over the whole table."""
     from pyspark.sql import functions as F
 
     names = scores_there(scores)
-    columns = [score_column(name) for name in names]
-    row = (
-        scores.where(union_of_dates([date]))
-        .where(F.col("sample_id") == F.lit(sample_id))
-        .select("label", "p", *columns)
-        .first()
-    )
-    if row is None:
-        return [], None
-    same = F.col("label") == F.lit(row["label"])
+    same = F.col("label") == F.lit(row.column("label")[0].as_py())
     counts = [F.count(F.lit(1)).alias("rows"), F.count_if(same).alias("class")]
-    for at, column in enumerate(columns):
-        higher = F.col(column) > F.lit(row[column])
+    values = {name: row.column(score_column(name))[0].as_py() for name in names}
+    for at, (name, value) in enumerate(values.items()):
+        higher = F.col(score_column(name)) > F.lit(value)
         counts += [F.count_if(higher).alias(f"above_{at}"), F.count_if(higher & same).alias(f"class_{at}")]
-    total = scores.agg(*counts).first()
-    assert total is not None
+    (total,) = scores.agg(*counts).collect()
     return [
-        Standing(
-            name,
-            float(row[column]),
-            int(total[f"above_{at}"]),
-            int(total["rows"]),
-            int(total[f"class_{at}"]),
-            int(total["class"]),
-        )
-        for at, (name, column) in enumerate(zip(names, columns, strict=True))
-    ], float(row["p"])
+        Standing(name, value, total[f"above_{at}"], total["rows"], total[f"class_{at}"], total["class"])
+        for at, (name, value) in enumerate(values.items())
+    ]
 
 
 def kept_by_arms(ctx: Context, sample_id: int, split: str, date: str) -> list[dict[str, Any]]:
@@ -182,12 +173,3 @@ def kept_by_arms(ctx: Context, sample_id: int, split: str, date: str) -> list[di
         .collect()  # arms at most
     )
     return [row.asDict() for row in sorted(rows, key=lambda row: row["arm"])]
-
-
-def check_scored(found: list[Standing], sample_id: int) -> None:
-    """Raise where a row of samples is not among the scores: they are of other rows."""
-    if not found:
-        raise StageOrderError(
-            f"sample {sample_id} is in samples and not in scores: these are of other rows",
-            remedy="run 'sie score' with the same --root and --config first",
-        )

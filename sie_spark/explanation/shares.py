@@ -170,8 +170,9 @@ def _number_columns(model: nn.Module) -> Iterator[tuple[str, list[tuple[str, sli
         elif isinstance(module, Deep):
             layer = module.input
             weight, width, before = f"{prefix}deep.0.weight", module.deep_width, 0
-            if len(module.deep):
-                width = module.deep[0].weight.shape[1]
+            first = next(iter(module.deep), None)
+            if isinstance(first, nn.Linear):
+                width = first.in_features
             else:  # without hidden layers the last one reads the inputs, behind what stands beside them
                 weight, before = f"{prefix}output.weight", module.output.in_features - width
             pieces = before + width - layer.width_of_pieces

@@ -322,6 +322,11 @@ class Session(Settings):
     cores: int = Field(0, ge=0, description="local: 0 means every core, at most 8")
     memory: str = Field("4g", description="local: heap of the one JVM")
     shuffle_partitions: int = Field(4, ge=1, description="local only")
+    jit: Literal["full", "quick"] = Field(
+        "full",
+        description="local: quick has the JVM compile lightly: half the processor time of a job of seconds, and a slower"
+        " one of minutes; 'sie explain' takes it unless told otherwise",
+    )
     conf: dict[str, str] = Field({}, description="Spark settings beside ours")
 
 
