@@ -92,23 +92,23 @@ def run(
     """
     if by is not None and worst is None:
         raise ConfigError("--by says what --worst goes by", remedy="give --worst N too, or leave out --by")
-    asked = number_of(sample_id or query_row or "0", "--sample-id" if sample_id else "--query-row")
-    samples = ctx.catalog.ref("samples")
+    asked = 0
+    for option, text in (("--sample-id", sample_id), ("--query-row", query_row)):
+        asked = asked if text is None else number_of(text, option)
     encoded, _ = encoder(ctx)
     given = _given(ctx, encoded)
-    inputs = {"samples": samples}
+    inputs = {"samples": ctx.catalog.ref("samples")}
     scores = None
     if query_row is None or ctx.catalog.exists("scores"):
         inputs["scores"] = ctx.catalog.ref("scores")
         scores = ctx.catalog.read("scores", version=inputs["scores"].version)
-
     name = ""
     rows: list[dict[str, Any]] = []
     if worst is not None and scores is not None:
         name, rows = _worst(scores, worst, by)
         asked = int(rows[0]["sample_id"])
-    subject = _subject(ctx, samples, scores, asked, query=query_row is not None, known=rows)
-    found = _explained(ctx, samples, subject, given, rows=rows, by=name)
+    subject = _subject(ctx, inputs["samples"], scores, asked, query=query_row is not None, known=rows)
+    found = _explained(ctx, inputs["samples"], subject, given, rows=rows, by=name)
     tell(ctx.progress, found)
     page = f"worst-{name}" if rows else str(asked)
     path = ctx.root.write_bytes(render(found).encode(), FOLDER, f"{page}.html")
@@ -262,7 +262,7 @@ def _neighbours(
     sample_id: int,
 ) -> tuple[list[Neighbour], list[Neighbour], float]:
     """The most helpful and most harmful training rows, and the share of the rows that was looked at."""
-    folder = (FOLDER, "parts", digest([sample_id, reference.digest]))
+    folder = (FOLDER, f".direction-{digest([sample_id, reference.digest])}")
     ctx.root.remove(*folder)  # of a run that was killed
     data = state_to_bytes({name: value.numpy() for name, value in along.items()})
     uri = ctx.root.write_bytes(data, *folder, "direction.npz")

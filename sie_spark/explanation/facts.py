@@ -75,7 +75,7 @@ class Explained:
         if not self.arms:
             return "no arm kept it" if self.standings else ""
         said = [
-            f"{one['arm']} kept it with probability {one['pi']:.3g} (weight {one['weight']:.3g})"
+            f"arm {one['arm']} kept it with probability {one['pi']:.3g} (weight {one['weight']:.3g})"
             for one in self.arms
         ]
         return "; ".join(said)
@@ -124,7 +124,7 @@ class Explained:
         )
         return (
             f"Looked for among {rows}, by {self.how}. Positive: a step on that row lowers the loss here. Rows with the same"
-            " inputs and label are counted together."
+            " inputs and label are counted together. p is the reference's."
         )
 
     def about_scores(self) -> str:
@@ -153,6 +153,11 @@ class Explained:
             "how": self.how,
             "by": self.by,
         }
+
+
+def influence(value: float) -> str:
+    """+0.0123, -76,500: three digits and a sign."""
+    return f"{value:+,.0f}" if abs(value) >= 1000 else f"{value:+.3g}"
 
 
 def rank(standing: Standing) -> str:

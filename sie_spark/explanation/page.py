@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from sie_spark.explanation.facts import Explained, rank, top
+from sie_spark.explanation.facts import Explained, influence, rank, top
 from sie_spark.explanation.neighbours import Neighbour
 from sie_spark.report.words import percent
 
@@ -76,7 +76,7 @@ def _neighbours(found: Explained, rows: list[Neighbour]) -> list[dict[str, str]]
         {
             "label": found.outcome(one.label),
             "p": f"{one.p:.3f}",
-            "value": f"{one.value:+.3g}".replace("-", "−"),
+            "value": influence(one.value).replace("-", "−"),
             "rows": f"{one.rows:,}",
             "sample_id": str(one.sample_id),
             "what": found.said(one.sample_id),

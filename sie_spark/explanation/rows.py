@@ -126,8 +126,7 @@ def chosen_score(by: str | None, there: list[str]) -> str:
 
 def low_is_worst(name: str) -> bool:
     """Whether the rows of lowest score are the worst: of a signed audit, where a negative row harms."""
-    scorer = SCORERS.get(name)
-    return scorer is not None and scorer.signed and "audit" in scorer.uses
+    return name in SCORERS and SCORERS[name].signed and "audit" in SCORERS[name].uses
 
 
 def worst_rows(scores: DataFrame, name: str, count: int) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sie_spark.explanation.facts import Explained, rank, top
+from sie_spark.explanation.facts import Explained, influence, rank, top
 from sie_spark.explanation.neighbours import Neighbour
 from sie_spark.platform.progress import Progress
 from sie_spark.report.words import percent
@@ -68,7 +68,7 @@ def _neighbour(found: Explained, one: Neighbour) -> list[str]:
         found.said(one.sample_id, WORDS),
         found.outcome(one.label),
         f"{one.p:.3f}",
-        f"{one.value:+.3g}",
+        influence(one.value),
         f"{one.rows:,}",
         str(one.sample_id),
     ]
