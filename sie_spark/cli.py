@@ -38,6 +38,7 @@ from sie_spark.summary import show
 WRONG_USAGE = 2
 INTERRUPTED = 130  # what a shell gives for Ctrl-C
 OF_JOB = {"explain": ("session.jit=quick",)}  # settings whose default a job knows better
+MOST_ROWS = 1000  # that a person looks through
 JOBS = (*STAGES, "run", "demo", *ON_DEMAND, *UPKEEP, "doctor")
 HELP = {
     "simulate": "write a clickstream whose truth is known",
@@ -219,7 +220,7 @@ def _add_rows_to_explain(job: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--worst",
         metavar="N",
-        type=_at_least_one,
+        type=_some_rows,
         help="the N rows highest in a score (lowest, of a signed audit: there a low score means harm); the first in full",
     )
     which.add_argument(
@@ -232,11 +233,10 @@ def _add_rows_to_explain(job: argparse.ArgumentParser) -> None:
     )
 
 
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+def _some_rows(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_ROWS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows between 1 and {MOST_ROWS:,}")
+    return int(text)
 
 
 @contextmanager

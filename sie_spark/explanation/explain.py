@@ -102,6 +102,12 @@ def run(
     if query_row is None or ctx.catalog.exists("scores"):
         inputs["scores"] = ctx.catalog.ref("scores")
         scores = ctx.catalog.read("scores", version=inputs["scores"].version)
+        made = ctx.load_details("score").get("encoder", encoded)
+        if made != encoded:
+            raise StageOrderError(
+                f"table scores is of rows of encoder {made}, the samples are of {encoded}",
+                remedy="run 'sie score' with the same --root and --config first",
+            )
     name = ""
     rows: list[dict[str, Any]] = []
     if worst is not None and scores is not None:

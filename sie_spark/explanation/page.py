@@ -11,6 +11,8 @@ from sie_spark.explanation.facts import Explained, influence, rank, top
 from sie_spark.explanation.neighbours import Neighbour
 from sie_spark.report.words import percent
 
+LITTLE = 0.001  # a share that gets no bar
+
 
 def render(found: Explained) -> str:
     """The page; every text is escaped, the report's style stands inside it."""
@@ -46,7 +48,9 @@ def view(found: Explained) -> dict[str, Any]:
         "fields": [
             {"name": name, "value": value or "–", "share": percent(share), "width": round(100 * share, 2)}
             for name, value, share in found.fields()
+            if share >= LITTLE
         ],
+        "little": ", ".join(name for name, _, share in found.fields() if share < LITTLE),
         "about_fields": found.about_fields(),
         "layers": [
             {"name": name, "share": percent(share), "width": round(100 * share, 2)}

@@ -135,6 +135,11 @@ def test_explain(make_context: Any) -> None:
         with pytest.raises(DataError, match="sample_id 12345") as caught:
             explain.run(ctx, **arguments)
         assert "sie explain --worst" in caught.value.remedy
+    details = ctx.load_details("score")
+    ctx.save_details("score", {**details, "encoder": "older"})
+    with pytest.raises(StageOrderError, match="encoder older"):
+        explain.run(ctx, worst=1)
+    ctx.save_details("score", details)
     ctx.root.remove("models", "reference", "current.json")
     with pytest.raises(SieError, match="no model 'reference'") as caught:
         explain.run(ctx, query_row=str(tested))
