@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sie_spark.explanation.explain import WHERE_IDS_ARE
 from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import score_column
 from sie_spark.platform.catalog import union_of_dates
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 PREFIX = "score_"
 DEFAULT = ("loss", "error")
-WHERE_IDS_ARE = (
-    "ids are column sample_id of tables samples, scores and training_set; 'sie explain --worst 10' shows some"
-)
 
 
 @dataclass(frozen=True)
@@ -41,25 +39,6 @@ class Standing:
     rows: int
     in_class: int
     class_rows: int
-
-
-def number_of(text: str, option: str) -> int:
-    """A sample_id.
-
-    Raises
-    ------
-    ConfigError
-        where it is none: a whole number of 64 bits, often negative.
-    """
-    try:
-        found = int(text)
-    except ValueError:
-        found = 2**63
-    if not -(2**63) <= found < 2**63:
-        raise ConfigError(
-            f"{option} {text!r} is no sample_id: a whole number of 64 bits", remedy=WHERE_IDS_ARE
-        )
-    return found
 
 
 def find(frame: DataFrame, sample_id: int, *, dates: str = "true") -> pa.Table:

@@ -14,7 +14,8 @@ from torch.nn import functional
 from helpers.encoded_samples import SPEC, planted_rows, settings, write_samples
 from sie_spark.explanation import explain
 from sie_spark.explanation.direction import direction, kept_basis
-from sie_spark.explanation.rows import Standing, chosen_score, low_is_worst
+from sie_spark.explanation.one_row import reference_of
+from sie_spark.explanation.rows import Standing, chosen_score, find, low_is_worst, standings
 from sie_spark.importance.contracts import state_from_bytes
 from sie_spark.models import Batch
 from sie_spark.models.store import load_model
@@ -38,21 +39,18 @@ def test_the_worst_rows_go_by_a_score_that_is_there() -> None:
 
 
 @pytest.mark.parametrize("text", ["abc", "1.5", str(2**63), ""])
-def test_an_id_is_a_number(text: str, make_nothing: Any) -> None:
+def test_what_is_wrong_with_the_arguments_is_said_before_spark_starts(text: str) -> None:
+    nothing: Any = None
     with pytest.raises(ConfigError, match="sample_id") as caught:
-        explain.run(make_nothing, sample_id=text)
+        explain.run(nothing, sample_id=text)
     assert "--worst" in caught.value.remedy
-
-
-@pytest.fixture
-def make_nothing() -> Any:
-    """No context: what is wrong is said before it is asked for anything."""
-    return None
+    with pytest.raises(ConfigError, match="--by"):
+        explain.run(nothing, query_row="7", by="loss")
 
 
 def by_hand(ctx: Any, samples: pd.DataFrame, sample_id: int) -> pd.Series:
     """sample_id of every other training row -> its influence on the one, through the kept basis."""
-    given = explain._given(ctx, "planted")
+    given = reference_of(ctx, "planted")
     model, _ = load_model(given.models["reference"].uri)
     table = ctx.catalog.read("samples").toArrow()
     rows = {int(row.sample_id[0]): row for row in Batch.from_arrow(table, SPEC).split(1)}
@@ -74,7 +72,7 @@ def test_explain(make_context: Any) -> None:
     from sie_spark.training import train
 
     ctx = make_context(settings(importance={"scorers": HELD}, explain={"neighbours": 4}))
-    write_samples(ctx, planted_rows(700, base=-1.0), validation_rows=60, test_rows=40, files=3)
+    write_samples(ctx, planted_rows(700, base=-1.0), validation_rows=60, test_rows=40, files=1)
     train.run(ctx)
     with pytest.raises(StageOrderError, match="scores"):
         explain.run(ctx, worst=2)
@@ -83,7 +81,7 @@ def test_explain(make_context: Any) -> None:
     scores = ctx.catalog.read("scores").toPandas().set_index("sample_id")
 
     # the mean over validation rows of what is done to one row's gradient is what the scorer used
-    given = explain._given(ctx, "planted")
+    given = reference_of(ctx, "planted")
     model, _ = load_model(given.models["reference"].uri)
     basis = kept_basis(ctx, given)
     held = ctx.catalog.read("samples").where("split = 'validation'").toArrow()
@@ -111,8 +109,6 @@ def test_explain(make_context: Any) -> None:
     chosen = scores.index[17]
     label = scores.label[chosen]
     table = ctx.catalog.read("scores")
-    from sie_spark.explanation.rows import find, standings
-
     for one in standings(table, find(table, int(chosen))):
         column = scores[f"score_{one.name}"]
         same = column[scores.label == label]
