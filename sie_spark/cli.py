@@ -37,6 +37,8 @@ from sie_spark.summary import show
 
 WRONG_USAGE = 2
 INTERRUPTED = 130  # what a shell gives for Ctrl-C
+OF_JOB = {"explain": ("session.jit=quick",)}  # settings whose default a job knows better
+MOST_ROWS = 1000  # that a person looks through
 JOBS = (*STAGES, "run", "demo", *ON_DEMAND, *UPKEEP, "doctor")
 HELP = {
     "simulate": "write a clickstream whose truth is known",
@@ -52,6 +54,7 @@ HELP = {
     "run": "all stages in order",
     "demo": "all stages on a simulated clickstream",
     "export": "the kept rows of an arm with weights, as Parquet and libsvm, for other learners",
+    "explain": "one row in words: its scores and ranks, what carries its gradient, the training rows that pushed it",
     "maintain": "compact the tables, expire old files, assert what the tables promise",
     "forget": "remove a person from every table, and name what had learnt from them",
     "doctor": "check Java, jars, workers, slots, disk and tracking store",
@@ -148,6 +151,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, 
                     "forget": {"user": "user", "at_once": "at_once"},
                     "score": {"plan_only": "plan"},
                     "export": {"out": "out", "arm": "arm"},
+                    "explain": {name: name for name in ("sample_id", "worst", "query_row", "by")},
                 }
                 arguments = {key: getattr(options, name) for key, name in own.get(options.job, {}).items()}
                 result, run_id = run_stage(options.job, ctx, tracker, **arguments)
@@ -159,12 +163,13 @@ def _run(options: argparse.Namespace, progress: Progress) -> tuple[StageResult, 
 
 def _config(options: argparse.Namespace, root: Root) -> Config:
     name = options.config or "simulated"
+    overrides = [*OF_JOB.get(options.job, ()), *options.set]
     config = load_config(
-        name, overrides=options.set, environment=options.environment, source=getattr(options, "source", None)
+        name, overrides=overrides, environment=options.environment, source=getattr(options, "source", None)
     )
     if config.dataset.source.path is None and config.dataset.name == "simulated":
         config = load_config(
-            name, overrides=options.set, environment=options.environment, source=root.path("raw")
+            name, overrides=overrides, environment=options.environment, source=root.path("raw")
         )
     return config
 
@@ -196,6 +201,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--out", required=True, metavar="DIR", help="an empty folder, or an earlier export"
             )
             job.add_argument("--arm", help="whose rows (default: those that the evidence recommends)")
+        if name == "explain":
+            _add_rows_to_explain(job)
         if name == "score":
             job.add_argument(
                 "--plan", action="store_true", help="print the passes that would run, and do nothing"
@@ -205,6 +212,31 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_argument("name", nargs="?", default="", help="those below a name, e.g. dataset.impressions")
     settings.add_argument("--schema", action="store_true", help="as JSON Schema, for an editor")
     return parser
+
+
+def _add_rows_to_explain(job: argparse.ArgumentParser) -> None:
+    which = job.add_mutually_exclusive_group(required=True)
+    which.add_argument("--sample-id", metavar="ID", help="a row of table scores, by its column sample_id")
+    which.add_argument(
+        "--worst",
+        metavar="N",
+        type=_some_rows,
+        help="the N rows highest in a score (lowest, of a signed audit: there a low score means harm); the first in full",
+    )
+    which.add_argument(
+        "--query-row",
+        metavar="ID",
+        help="any row of table samples, a test row too: what pushed its prediction?",
+    )
+    job.add_argument(
+        "--by", metavar="SCORE", help="the score that --worst goes by (default: loss, else error)"
+    )
+
+
+def _some_rows(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_ROWS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows between 1 and {MOST_ROWS:,}")
+    return int(text)
 
 
 @contextmanager

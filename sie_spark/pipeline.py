@@ -28,6 +28,7 @@ STAGES: dict[str, str] = {
 
 ON_DEMAND: dict[str, str] = {
     "export": "sie_spark.export.export",
+    "explain": "sie_spark.explanation.explain",
 }
 
 UPKEEP: dict[str, str] = {

@@ -33,6 +33,7 @@ DATA_PATH_CONF = {
     # the line of Python that made each Column: three more calls to the JVM for every one of them
     "spark.python.sql.dataFrameDebugging.enabled": "false",
 }
+JIT = {"full": "", "quick": " -XX:TieredStopAtLevel=1"}
 
 
 def check_spark() -> None:
@@ -96,7 +97,7 @@ def local_session(settings: Session, *, master: str | None = None) -> SparkSessi
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.driver.memory": settings.memory,
         "spark.driver.extraJavaOptions": f"-Dderby.system.home={scratch} -XX:+UseParallelGC"
-        " -XX:-DontCompileHugeMethods",
+        f" -XX:-DontCompileHugeMethods{JIT[settings.jit]}",
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
         "spark.local.dir": str(scratch),
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),

@@ -161,6 +161,7 @@ def readable(features: dict[str, Any], limit: int = 6) -> str:
         if value in (None, 0, 0.0, "", []):
             continue
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else shown
         said.append(f"{name.replace('_', ' ')} {shown[:40]}")
     return " · ".join(said[:limit])
 

@@ -25,7 +25,9 @@ def top_examples(
     top = scores.select(*wanted).orderBy(F.desc(column), "sample_id").limit(count).collect()
     if not top:
         return []
-    values = _features(ctx, [int(row["sample_id"]) for row in top], {str(row["event_date"]) for row in top})
+    values = feature_values(
+        ctx, [int(row["sample_id"]) for row in top], {str(row["event_date"]) for row in top}
+    )
     return [
         {
             "sample_id": str(row["sample_id"]),
@@ -39,8 +41,8 @@ def top_examples(
     ]
 
 
-def _features(ctx: Context, ids: list[int], dates: set[str]) -> dict[int, dict[str, Any]]:
-    """Feature columns of a few impressions; identifiers are pseudonyms there already."""
+def feature_values(ctx: Context, ids: list[int], dates: set[str]) -> dict[int, dict[str, Any]]:
+    """sample_id -> feature columns of a few impressions; identifiers are left out, missing values too."""
     from pyspark.sql import functions as F
 
     if not ctx.catalog.exists("impressions"):

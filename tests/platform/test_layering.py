@@ -25,6 +25,7 @@ ROOMS = [
     "evaluation",
     "export",
     "report",
+    "explanation",
     "upkeep",
 ]
 FORBIDDEN = {

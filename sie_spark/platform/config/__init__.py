@@ -15,6 +15,7 @@ from sie_spark.platform.config.features import Feature, Selection, StartVectors
 from sie_spark.platform.config.load import Config, load_config
 from sie_spark.platform.config.stages import (
     Evaluation,
+    Explain,
     Importance,
     Model,
     Pilot,
@@ -35,6 +36,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "EventTime",
+    "Explain",
     "Feature",
     "History",
     "Importance",

@@ -19,6 +19,7 @@ from sie_spark.platform.config.dataset import Dataset
 from sie_spark.platform.config.scalars import read_word, read_yaml, settle
 from sie_spark.platform.config.stages import (
     Evaluation,
+    Explain,
     Importance,
     Model,
     Pilot,
@@ -52,6 +53,7 @@ class Config(Settings):
     )
     evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
     report: Report = Report()  # type: ignore[call-arg]
+    explain: Explain = Explain()  # type: ignore[call-arg]
     simulator: Simulator = Simulator()  # type: ignore[call-arg]
     session: Session = Session()  # type: ignore[call-arg]
     mlflow: Tracking = Tracking()  # type: ignore[call-arg]

@@ -288,6 +288,17 @@ class Report(Settings):
     )
 
 
+class Explain(Settings):
+    """How ``sie explain`` looks for the training rows that are nearest to one row."""
+
+    candidates: int = Field(
+        500_000,
+        ge=1,
+        description="training rows at most that are looked at: those of smallest hash where there are more",
+    )
+    neighbours: int = Field(5, ge=1, description="rows shown that helped, and as many that harmed")
+
+
 class Simulator(Settings):
     """A clickstream whose truth is known."""
 
@@ -322,6 +333,11 @@ class Session(Settings):
     cores: int = Field(0, ge=0, description="local: 0 means every core, at most 8")
     memory: str = Field("4g", description="local: heap of the one JVM")
     shuffle_partitions: int = Field(4, ge=1, description="local only")
+    jit: Literal["full", "quick"] = Field(
+        "full",
+        description="local: quick has the JVM compile lightly: half the processor time of a job of seconds, and a slower"
+        " one of minutes; 'sie explain' takes it unless told otherwise",
+    )
     conf: dict[str, str] = Field({}, description="Spark settings beside ours")
 
 
