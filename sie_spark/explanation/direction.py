@@ -9,17 +9,14 @@ from torch import Tensor, nn
 
 from sie_spark.gradients import Basis
 from sie_spark.gradients.products import gradient
-from sie_spark.importance.artefacts import digests, place, there
+from sie_spark.importance.artefacts import place
 from sie_spark.importance.contracts import Fit, Given, state_from_bytes
 from sie_spark.importance.fits.ekfac_direction import preconditioned
 from sie_spark.importance.fits.ekfac_moments import EkfacMoments
 from sie_spark.importance.fits.kronecker_factors import KroneckerFactors
-from sie_spark.importance.plan import Plan
-from sie_spark.importance.score import CODE
 from sie_spark.models import Batch
 from sie_spark.models.objective import BINARY, one_logit_a_row
-from sie_spark.models.registry import model_code
-from sie_spark.platform.code import code_digest
+from sie_spark.models.store import REFERENCE
 from sie_spark.platform.context import Context
 from sie_spark.platform.root import read_bytes
 
@@ -35,16 +32,14 @@ def direction(model: nn.Module, row: Batch, basis: Basis | None, damping: float)
 
 def kept_basis(ctx: Context, given: Given) -> Basis | None:
     """EK-FAC's eigenbasis of the reference, where 'sie score' left one of this very model; else None."""
-    base = ctx.load_details("score").get("base")
-    if base is None:
-        return None
-    plan = Plan(levels=tuple((fit,) for fit in BASIS), scorers=())
-    code = code_digest(*sorted(model_code(ctx.config.model, *CODE)))
-    names = digests(plan, given, rows=base, code=code)
-    found = there(ctx, plan, names)
-    if not all(found[fit.key] for fit in BASIS):
+    made = ctx.load_details("score")
+    names, models = made.get("artefacts", {}), made.get("models", {})
+    places = [place(fit, names[fit.key]) for fit in BASIS if fit.key in names]
+    same = models.get(REFERENCE) == given.models[REFERENCE].digest
+    if not same or len(places) < len(BASIS) or not all(ctx.root.exists(*where) for where in places):
         return None
     states = {
-        fit.key: state_from_bytes(read_bytes(ctx.root.path(*place(fit, names[fit.key])))) for fit in BASIS
+        fit.key: state_from_bytes(read_bytes(ctx.root.path(*where)))
+        for fit, where in zip(BASIS, places, strict=True)
     }
     return EkfacMoments().corrected(replace(given, states=states))

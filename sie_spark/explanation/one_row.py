@@ -14,7 +14,7 @@ from sie_spark.explanation import neighbours
 from sie_spark.explanation.direction import direction, kept_basis
 from sie_spark.explanation.facts import Explained
 from sie_spark.explanation.neighbours import Neighbour
-from sie_spark.explanation.page import render
+from sie_spark.explanation.page import FOLDER, render
 from sie_spark.explanation.rows import (
     Standing,
     chosen_score,
@@ -30,7 +30,8 @@ from sie_spark.explanation.rows import (
 from sie_spark.explanation.shares import shares_of
 from sie_spark.explanation.tell import tell
 from sie_spark.features.samples import encoder
-from sie_spark.importance.contracts import Given, ModelRef, state_to_bytes
+from sie_spark.importance.contracts import Given, ModelRef, damping_of, state_to_bytes
+from sie_spark.importance.fits.ekfac_direction import USUAL
 from sie_spark.importance.score import known_models, task_threads
 from sie_spark.importance.worker import ArtefactRef, Pass, build_engine
 from sie_spark.models import Batch
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-FOLDER = "explanations"
 BY_EKFAC = (
     "influence: the inner product of the two rows' loss gradients through the inverse of EK-FAC's Fisher matrix"
     " (importance.damping {damping:g})"
@@ -191,7 +191,7 @@ def _explained(
     with torch.inference_mode():
         logit = one_logit_a_row(model(**row.inputs), row)
         loss, p = float(BINARY.losses(logit, row)[0]), float(BINARY.predictions(logit)["label"][0])
-    damping = ctx.config.importance.damping
+    damping = damping_of(given, USUAL)
     basis = kept_basis(ctx, given)
     along = direction(model, row, basis, damping)
     helpful, harmful, share = _neighbours(

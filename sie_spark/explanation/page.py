@@ -13,6 +13,8 @@ from sie_spark.report.words import percent
 
 LITTLE = 0.001  # a share that gets no bar
 
+FOLDER = "explanations"  # of the root, where pages lie
+
 
 def render(found: Explained) -> str:
     """The page; every text is escaped, the report's style stands inside it."""

@@ -15,6 +15,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from sie_spark.explanation.page import FOLDER as EXPLANATIONS
 from sie_spark.export.folder import NOTED as EXPORTS
 from sie_spark.features.erase import erase_value
 from sie_spark.importance.artefacts import FOLDER as ARTEFACTS
@@ -80,6 +81,7 @@ def run(ctx: Context, *, user: str, at_once: bool = False) -> StageResult:
             _erase_history(ctx, ctx.catalog.sql_name(table))
     vocabularies = erase_value(ctx.root, name)
     ctx.root.remove(ARTEFACTS)  # samples of rows among them; the next score makes them anew
+    ctx.root.remove(EXPLANATIONS)  # pages that show rows in words
     doubtful = _left_in_doubt(ctx, person)
     if doubtful:
         ctx.progress.warn(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from sie_spark.importance.contracts import Fit, Given, damping_of
 from sie_spark.importance.directed import Directed
-from sie_spark.importance.fits.ekfac_direction import EkfacDirection
+from sie_spark.importance.fits.ekfac_direction import USUAL, EkfacDirection
 from sie_spark.importance.registry import register_scorer
-
-USUAL = 0.1  # damping that was best on held-out targets (benchmarks/attribution.py)
 
 
 @register_scorer
