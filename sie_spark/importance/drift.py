@@ -147,7 +147,7 @@ def _ranked(rows: DataFrame, *, new: bool) -> tuple[np.ndarray, np.ndarray] | No
     counts = np.array([[positive, negative] for _, positive, negative in sorted(counted)], float).reshape(
         -1, 2
     )
-    return (counts[:, 0], counts[:, 1]) if counts.sum(axis=0).min(initial=0) > 0 else None
+    return (counts[:, 0], counts[:, 1]) if len(counts) and counts.sum(axis=0).min() > 0 else None
 
 
 def _variance(counts: tuple[np.ndarray, np.ndarray]) -> float:

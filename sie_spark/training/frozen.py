@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MADE_FOR, LAST_DATE, SEARCH = "made_for", "last_date", "search"
+OLDER_ROWS = "older_rows"  # the model stands for rows that it was not fitted on
 SETTINGS = ("model", "training", "pilot", "reference.fit", "dataset.split")
 
 

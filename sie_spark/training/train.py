@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sie_spark.features.samples import encoder, part_rows
-from sie_spark.models.store import PILOT, REFERENCE, SavedModel, require_model, set_current
+from sie_spark.models.store import PILOT, REFERENCE, SavedModel, current_model, require_model, set_current
 from sie_spark.platform.context import Context
 from sie_spark.platform.draws import pilot_sample
 from sie_spark.platform.inputs import InputSpec
 from sie_spark.platform.result import StageResult, TableRef
 from sie_spark.training.arms import fit_arm, fit_code, up_to_date
-from sie_spark.training.frozen import LAST_DATE, frozen, keep, mark
+from sie_spark.training.frozen import LAST_DATE, OLDER_ROWS, frozen, keep, mark
 from sie_spark.training.tuning import FitSettings, tune
 
 if TYPE_CHECKING:
@@ -94,9 +94,14 @@ def _fit(
         )
     )
     fresh = not up_to_date(ctx, name, fingerprint)
-    if fresh and stays:
-        set_current(ctx.root, replace(require_model(ctx.root, name), fingerprint=fingerprint))
+    if stays:
+        if fresh:
+            model = require_model(ctx.root, name)
+            details = {**model.details, OLDER_ROWS: True}
+            set_current(ctx.root, replace(model, fingerprint=fingerprint, details=details))
         return False
+    known = current_model(ctx.root, name)
+    fresh |= known is not None and bool(known.details.get(OLDER_ROWS))
     if fresh and name == PILOT and whole and ctx.config.fits_reference:
         adopt(ctx, PILOT, fingerprint)
     elif fresh:

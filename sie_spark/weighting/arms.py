@@ -200,9 +200,12 @@ def _check(plan: Plan, config: Config) -> None:
         )
 
 
+BY_REQUEST = "request_"  # before the name of a score that was summed over requests
+
+
 def misuse(policy: WeightPolicy, score: str | None) -> str:
     """Why the score is the wrong one for what the policy does with it; an empty text where it will do."""
-    scorer = SCORERS[score] if score else None
+    scorer = SCORERS[score.removeprefix(BY_REQUEST)] if score else None
     if scorer is None or policy.use in scorer.uses:
         return ""
     words = {"subsample": "draws rows by it", "weight": "makes weights of it"}

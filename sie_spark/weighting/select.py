@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sie_spark.platform.config.arms import CANDIDATE
 from sie_spark.platform.draws import Draw, uniform_column
 from sie_spark.platform.errors import DataError
-from sie_spark.weighting.arms import Arm, Plan
+from sie_spark.weighting.arms import BY_REQUEST, Arm, Plan
 from sie_spark.weighting.solving_sample import RARITY
 from sie_spark.weighting.terms import SPARK, Row, surprise
 
@@ -64,7 +64,7 @@ def by_request(scores: DataFrame, plans: list[Plan]) -> tuple[DataFrame, list[Pl
         if plan.policy.takes == "any":
             label, p = F.col("label"), F.col("p")
             score = F.col(f"score_{plan.score}") if plan.score else surprise(Row(label, p), SPARK)
-            name = f"request_{plan.score or 'error'}"
+            name = f"{BY_REQUEST}{plan.score or 'error'}"
             whole = F.sum(score).over(request) / F.sqrt(F.count(F.lit(1)).over(request))
             scores, plan = scores.withColumn(f"score_{name}", whole), replace(plan, score=name)  # noqa: PLW2901
         changed.append(plan)

@@ -17,6 +17,7 @@ from sie_spark.explanation.direction import direction, kept_basis
 from sie_spark.explanation.one_row import reference_of
 from sie_spark.explanation.rows import Standing, chosen_score, find, low_is_worst, standings
 from sie_spark.importance.contracts import state_from_bytes
+from sie_spark.importance.fits.ekfac_direction import USUAL
 from sie_spark.models import Batch
 from sie_spark.models.store import load_model
 from sie_spark.platform.errors import ConfigError, DataError, SieError, StageOrderError
@@ -56,7 +57,7 @@ def by_hand(ctx: Any, samples: pd.DataFrame, sample_id: int) -> pd.Series:
     rows = {int(row.sample_id[0]): row for row in Batch.from_arrow(table, SPEC).split(1)}
     basis = kept_basis(ctx, given)
     assert basis is not None
-    along = direction(model, rows[sample_id], basis, ctx.config.importance.damping)
+    along = direction(model, rows[sample_id], basis, USUAL)
     names, values = zip(*model.named_parameters(), strict=True)
     found = {}
     for one in samples.loc[(samples.split == "train") & (samples.sample_id != sample_id), "sample_id"]:
