@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from sie_spark.features.samples import split_rows
 from sie_spark.gradients import Dots
+from sie_spark.importance.artefacts import PARTITIONS
 from sie_spark.importance.contracts import tensors
 from sie_spark.importance.worker import Pass, decoded, finite, look
 from sie_spark.models import Batch
@@ -200,7 +201,7 @@ def find(ctx: Context, rows: DataFrame, shared: Pass) -> tuple[list[Neighbour], 
         remedy="mend what the message names, and run 'sie explain' again",
         otherwise="look at the executors' logs for the task that failed",
     ):
-        found = rows.mapInArrow(function, FOUND).collect()  # partitions x a few
+        found = rows.coalesce(PARTITIONS).mapInArrow(function, FOUND).collect()  # 16 x a few
     return merged([(row["side"], _neighbour(row)) for row in found], count)
 
 

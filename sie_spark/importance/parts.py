@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from sie_spark.platform.draws import at_most
 from sie_spark.platform.errors import ConfigError
 from sie_spark.platform.inputs import InputSpec
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 MOST_PARTS = 10_000
 STRENGTH = (
@@ -46,25 +49,8 @@ def part_columns(by: Sequence[str], columns: Sequence[str], inputs: InputSpec) -
     return found
 
 
-def whole_means(rows: DataFrame, names: Sequence[str]) -> dict[str, float]:
-    """Column -> mean size ``|s|`` over scored rows."""
-    from pyspark.sql import functions as F
-
-    found = rows.agg(*[F.mean(F.abs(F.col(name))).alias(name) for name in names]).first()
-    return {name: float(found[name] or 0.0) for name in names} if found else {}
-
-
-def factors(rows: DataFrame, parts: Sequence[Column], means: Mapping[str, float]) -> DataFrame:
-    """A row a part: its key columns, and by score what its values are multiplied by.
-
-    The factor is the mean size of the whole over that of the part, so that signs, zeros and the unit stay.
-
-    Parameters
-    ----------
-    rows:
-        scored, a bounded sample.
-    means:
-        of the whole, see :func:`whole_means`.
+def sums_by_part(rows: DataFrame, parts: Sequence[Column], names: Sequence[str]) -> pa.Table:
+    """A row a part: its keys, ``__rows``, and by score the sum of ``|s|``; one pass over scored rows, a bounded sample.
 
     Raises
     ------
@@ -74,20 +60,43 @@ def factors(rows: DataFrame, parts: Sequence[Column], means: Mapping[str, float]
     from pyspark.sql import functions as F
 
     keys = [f"{KEY}{number}" for number in range(len(parts))]
-    sums = [F.sum(F.abs(F.col(name))).alias(name) for name in means]
+    sums = [F.sum(F.abs(F.col(name))).alias(name) for name in names]
     by_part = rows.select("*", *parts).groupBy(*keys).agg(F.count(F.lit(1)).alias("__rows"), *sums)
-    counted = by_part.limit(MOST_PARTS + 1).toArrow()  # bounded
+    counted: pa.Table = by_part.limit(MOST_PARTS + 1).toArrow()  # bounded
     if counted.num_rows > MOST_PARTS:
         raise ConfigError(
             f"importance.by makes more than {MOST_PARTS:,} parts",
             remedy="choose columns of fewer values, for example [event_date]",
         )
-    made = rows.sparkSession.createDataFrame(counted)
+    return counted
+
+
+def whole_means(counted: pa.Table, names: Sequence[str]) -> dict[str, float]:
+    """Score -> mean size ``|s|`` over the rows of all parts."""
+    rows = pc.sum(counted["__rows"]).as_py() or 0
+    return {name: (pc.sum(counted[name]).as_py() or 0.0) / rows if rows else 0.0 for name in names}
+
+
+def factors(spark: SparkSession, counted: pa.Table, means: Mapping[str, float]) -> DataFrame:
+    """A row a part: its keys, and by score what its values are multiplied by.
+
+    The factor is the mean size of the whole over that of the part, so that signs, zeros and the unit stay.
+
+    Parameters
+    ----------
+    counted:
+        see :func:`sums_by_part`.
+    means:
+        that the parts are brought to, see :func:`whole_means`.
+    """
+    from pyspark.sql import functions as F
+
+    made = spark.createDataFrame(counted)
     own = {
         name: (F.col(name) + STRENGTH * mean) / (F.col("__rows") + STRENGTH) for name, mean in means.items()
     }
     return made.select(
-        *keys,
+        *[name for name in counted.column_names if name.startswith(KEY)],
         *[
             F.when(value > 0, F.lit(means[name]) / value).otherwise(1.0).alias(f"{FACTOR}{name}")
             for name, value in own.items()

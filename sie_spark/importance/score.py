@@ -14,7 +14,7 @@ from sie_spark.importance.artefacts import digests, fit_all, there, warnings_of
 from sie_spark.importance.contracts import Given, ModelRef, Scorer
 from sie_spark.importance.frames import score_rows
 from sie_spark.importance.incremental import Standing, base_of, drift_of, standing_of
-from sie_spark.importance.parts import factors, merged, part_columns, sampled, whole_means
+from sie_spark.importance.parts import factors, merged, part_columns, sampled, sums_by_part, whole_means
 from sie_spark.importance.plan import Plan, make_plan, version_of
 from sie_spark.importance.registry import SCORERS
 from sie_spark.importance.worker import PROBABILITY, Pass, ScoreRows, build_engine, score_column
@@ -261,10 +261,10 @@ def _scored(
         otherwise="look at the executors' logs for the task that failed",
     ):
         sample = score_rows(sampled(rows, settings.fit_rows), function)
-        found = (
-            {name: means[name] for name in names} if set(names) <= set(means) else whole_means(sample, names)
-        )
-        scale = factors(sample, parts, found)
+        counted = sums_by_part(sample, parts, names)
+    known = set(names) <= set(means)
+    found = {name: means[name] for name in names} if known else whole_means(counted, names)
+    scale = factors(ctx.spark, counted, found)
     return (merged(scored, parts, scale, names), read), found
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from helpers.encoded_samples import SPEC, planted_rows, settings, write_samples
-from sie_spark.importance.parts import STRENGTH, factors, merged, part_columns, whole_means
+from sie_spark.importance.parts import STRENGTH, factors, merged, part_columns, sums_by_part, whole_means
 from sie_spark.platform.errors import ConfigError
 
 
@@ -30,8 +30,9 @@ def test_parts_come_to_the_mean_size_of_the_whole(make_context: Any, capsys: Any
     table["score_a"] *= 1.0 + item
     table.loc[0, "score_a"] = 0.0
     rows = spark.createDataFrame(table, "sample_id long, event_date date, cat array<int>, score_a double")
-    parts, means = part_columns(["item", "event_date"], rows.columns, SPEC), whole_means(rows, ["score_a"])
-    found = merged(rows, parts, factors(rows, parts, means), ["score_a"])
+    parts = part_columns(["item", "event_date"], rows.columns, SPEC)
+    counted = sums_by_part(rows, parts, ["score_a"])
+    found = merged(rows, parts, factors(spark, counted, whole_means(counted, ["score_a"])), ["score_a"])
     assert found.columns == rows.columns
     sums = table["score_a"].abs().groupby(item).agg(["sum", "count"])
     whole = table["score_a"].abs().mean()
